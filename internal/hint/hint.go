@@ -1,0 +1,38 @@
+// Package hint lets any error carry its cure: the next thing to type or to
+// change. The command line prints it on a line of its own after the error.
+package hint
+
+import (
+	"errors"
+	"fmt"
+)
+
+type hinted struct {
+	error
+	cure string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+// Wrap gives err a cure, a lower-case sentence without a full stop such as
+// "run `devbox doctor --fix`". It returns nil for a nil err.
+func Wrap(err error, cure string) error {
+	if err == nil {
+		return nil
+	}
+	return &hinted{err, cure}
+}
+
+// Errorf makes an error with a cure from a format as fmt.Errorf takes it.
+func Errorf(cure, format string, args ...any) error {
+	return &hinted{fmt.Errorf(format, args...), cure}
+}
+
+// Of returns the outermost cure in err's chain, or "".
+func Of(err error) string {
+	var h *hinted
+	if errors.As(err, &h) {
+		return h.cure
+	}
+	return ""
+}

@@ -1,0 +1,187 @@
+// Package protocol is what devbox on the client and devbox-host on a host say
+// to each other over one SSH session of `devbox-host serve`.
+//
+// The client writes requests, one JSON object a line, one at a time; a
+// [Receive] request is followed at once by a delta stream (package
+// sync/delta), which ends by itself. The host answers each request with any
+// number of events and then one that has Done set. Everything that crosses
+// here is untrusted on the host side: Decode* refuse what is not well-formed.
+package protocol
+
+import "time"
+
+// Version is raised when either side could misread the other. A client that
+// meets another version installs its own devbox-host first.
+const Version = 1
+
+// MaxLine bounds one JSON line in bytes, on both sides.
+const MaxLine = 1 << 20
+
+// Request is one line from the client. Exactly one field is set.
+type Request struct {
+	Hello    *Hello    `json:"hello,omitempty"`
+	Receive  *Receive  `json:"receive,omitempty"`
+	Activate *Activate `json:"activate,omitempty"`
+	Status   *StatusOf `json:"status,omitempty"`
+}
+
+// Hello opens a session for one app. The host first finishes or undoes an
+// activation that was interrupted.
+type Hello struct {
+	Protocol int    `json:"protocol"`
+	App      string `json:"app"`
+}
+
+// Receive announces an image, sent as a delta against Base.
+type Receive struct {
+	App    string `json:"app"`
+	Digest string `json:"digest"`         // of the new image: hex, 64 digits (delta.Digest)
+	Size   int64  `json:"size"`           // of the new image, bytes
+	Base   string `json:"base,omitempty"` // digest of an image the host has; "" sends the whole image
+}
+
+// Activate asks for a received image to become the running release.
+type Activate struct {
+	App      string   `json:"app"`
+	Digest   string   `json:"digest"`
+	Settings Settings `json:"settings"`
+	By       string   `json:"by,omitempty"`      // who asked, for the history: user@client
+	Source   string   `json:"source,omitempty"`  // git commit or "working tree", for the history
+	All      bool     `json:"all,omitempty"`     // restart every unit, changed or not
+	DryRun   bool     `json:"dry_run,omitempty"` // answer with the plan, change nothing
+}
+
+// Settings are kept with a release and come back with it on rollback.
+type Settings struct {
+	Profile string                       `json:"profile,omitempty"` // portable profile; "" is "default"
+	Env     map[string]map[string]string `json:"env,omitempty"`     // unit -> variable -> value
+	Health  Health                       `json:"health"`
+}
+
+// Health says when a new release counts as good. At most one of URL and
+// Command is set; with neither, units that are up and stay up are enough.
+type Health struct {
+	URL      string        `json:"url,omitempty"`     // fetched on the host; 2xx is healthy
+	Command  string        `json:"command,omitempty"` // run on the host by sh as an unprivileged user; exit 0 is healthy
+	Deadline time.Duration `json:"deadline"`          // for units to be ready and healthy, together
+}
+
+// StatusOf asks for the state of one app.
+type StatusOf struct {
+	App string `json:"app"`
+}
+
+// Event is one line from the host. One of the pointers may be set; Done marks
+// the last event of a request, Error (with Hint) a request that failed.
+type Event struct {
+	Welcome *Welcome `json:"welcome,omitempty"`
+	Plan    *Plan    `json:"plan,omitempty"`
+	Phase   *Phase   `json:"phase,omitempty"`
+	Result  *Result  `json:"result,omitempty"`
+	Status  *Status  `json:"status,omitempty"`
+	Done    bool     `json:"done,omitempty"`
+	Error   string   `json:"error,omitempty"`
+	Hint    string   `json:"hint,omitempty"`
+	Code    string   `json:"code,omitempty"` // one of the Code constants, for errors a client acts on
+}
+
+// Codes of errors that a client can act on by itself.
+const (
+	CodeUnknownBase = "unknown-base" // send the whole image instead
+	CodeBusy        = "busy"         // another activation holds the lock
+	CodeProtocol    = "protocol"     // install the matching devbox-host
+)
+
+// Welcome answers Hello.
+type Welcome struct {
+	Protocol  int      `json:"protocol"`
+	Build     string   `json:"build"`               // version of this devbox-host
+	Arch      string   `json:"arch"`                // the host's, as GOARCH names it
+	Current   string   `json:"current,omitempty"`   // digest of the running release's image
+	Images    []string `json:"images,omitempty"`    // digests that can serve as Base
+	Recovered string   `json:"recovered,omitempty"` // what was done about an interrupted activation
+}
+
+// Plan is what an activation will do, and why.
+type Plan struct {
+	First   bool       `json:"first,omitempty"`  // nothing was attached before
+	Reload  bool       `json:"reload,omitempty"` // unit files change: attach and daemon-reload; else a rename
+	Restart []UnitWhy  `json:"restart,omitempty"`
+	Stay    []UnitWhy  `json:"stay,omitempty"`
+	Remove  []UnitWhy  `json:"remove,omitempty"`
+	Changed []FileEdit `json:"changed,omitempty"` // files of the image, at most 100
+}
+
+// UnitWhy names a unit and the reason for what happens to it.
+type UnitWhy struct {
+	Unit string `json:"unit"`
+	Why  string `json:"why"`
+}
+
+// FileEdit is a file of the image that differs.
+type FileEdit struct {
+	Path string `json:"path"`
+	Edit string `json:"edit"` // "added", "removed" or "changed"
+}
+
+// Phase is a finished step and how long it took.
+type Phase struct {
+	Name string        `json:"name"` // "receive", "compare", "switch", "attach", "reload", "restart", "health", "commit", "rollback"
+	Took time.Duration `json:"took"`
+}
+
+// Outcomes of an activation.
+const (
+	Committed  = "committed"   // the new release runs
+	RolledBack = "rolled-back" // the previous release runs again
+	Unchanged  = "unchanged"   // it ran already, with the same settings
+	Failed     = "failed"      // neither could be brought up: Serving tells what is left
+)
+
+// Result ends an activation.
+type Result struct {
+	Outcome string   `json:"outcome"`
+	Release string   `json:"release,omitempty"` // id of the release that was asked for
+	Serving string   `json:"serving,omitempty"` // id of the release that runs now
+	Plan    Plan     `json:"plan"`
+	Phases  []Phase  `json:"phases,omitempty"`
+	Failure *Failure `json:"failure,omitempty"`
+}
+
+// Failure is why a release was not kept.
+type Failure struct {
+	Unit  string   `json:"unit,omitempty"` // the unit that failed, if one did
+	Cause string   `json:"cause"`          // one sentence: "exited at once with status 1", "not ready within 10s", …
+	Log   []string `json:"log,omitempty"`  // the last lines of that unit's journal in that invocation
+}
+
+// Status is the state of one app, asked of systemd and the disk.
+type Status struct {
+	App      string       `json:"app"`
+	Current  *Release     `json:"current,omitempty"`
+	Previous *Release     `json:"previous,omitempty"`
+	Units    []UnitStatus `json:"units,omitempty"`
+	Problem  string       `json:"problem,omitempty"` // an interrupted activation, a missing unit file, …
+}
+
+// Release is one entry of an app's history.
+type Release struct {
+	ID       string    `json:"id"` // "r12": counts up per app
+	Digest   string    `json:"digest"`
+	Settings Settings  `json:"settings"`
+	By       string    `json:"by,omitempty"`
+	Source   string    `json:"source,omitempty"`
+	At       time.Time `json:"at"`
+	Outcome  string    `json:"outcome,omitempty"`
+}
+
+// UnitStatus is one unit as systemd reports it.
+type UnitStatus struct {
+	Unit    string    `json:"unit"`
+	Active  string    `json:"active"` // ActiveState
+	Sub     string    `json:"sub"`
+	Since   time.Time `json:"since,omitzero"`
+	MainPID int       `json:"main_pid,omitempty"`
+	Memory  int64     `json:"memory,omitempty"` // bytes
+	Problem string    `json:"problem,omitempty"`
+}
