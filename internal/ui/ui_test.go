@@ -1,0 +1,95 @@
+package ui
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"devbox/internal/hint"
+)
+
+func TestErrorShowsTheCureOnALineOfItsOwn(t *testing.T) {
+	var out, errw bytes.Buffer
+	u := New(&out, &errw, Options{})
+	u.Error(hint.Wrap(errors.New("open devbox.yaml: no such file"), "run `devbox init`"))
+	if got, want := errw.String(), "error: open devbox.yaml: no such file\nhint: run `devbox init`\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if out.Len() != 0 {
+		t.Errorf("stdout got %q", out.String())
+	}
+}
+
+func TestResultsAndProgressDoNotMix(t *testing.T) {
+	var out, errw bytes.Buffer
+	u := New(&out, &errw, Options{JSON: true, TTY: true})
+	s := u.Step("build")
+	u.Value(map[string]int{"n": 1})
+	s.Done("12 MB")
+	if got := out.String(); got != "{\"n\":1}\n" {
+		t.Errorf("stdout %q", got)
+	}
+	if got := errw.String(); !strings.HasPrefix(got, "✓ build: 12 MB (") || strings.Contains(got, "\x1b") {
+		t.Errorf("stderr %q", got)
+	}
+}
+
+func TestLiveLineIsClearedAroundOtherLines(t *testing.T) {
+	var errw bytes.Buffer
+	u := New(&bytes.Buffer{}, &errw, Options{TTY: true})
+	s := u.Step("boot")
+	time.Sleep(20 * time.Millisecond)
+	u.Say("hello")
+	s.Fail()
+	if !strings.Contains(errw.String(), "\r\x1b[Khello\n… boot") {
+		t.Errorf("stderr %q", errw.String())
+	}
+	if !strings.Contains(errw.String(), "✗ boot (") {
+		t.Errorf("stderr %q", errw.String())
+	}
+}
+
+func TestSecondsAndBytes(t *testing.T) {
+	for d, want := range map[time.Duration]string{82 * time.Millisecond: "82ms", 1400 * time.Millisecond: "1.4s", 125 * time.Second: "2m05s"} {
+		if got := Seconds(d); got != want {
+			t.Errorf("Seconds(%v) = %q, want %q", d, got, want)
+		}
+	}
+	for n, want := range map[int64]string{812: "812 B", 4200: "4.2 kB", 52_000_000: "52 MB", 990_000: "990 kB"} {
+		if got := Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	ms := func(n ...int) (d []time.Duration) {
+		for _, x := range n {
+			d = append(d, time.Duration(x)*time.Millisecond)
+		}
+		return d
+	}
+	for _, c := range []struct {
+		in   []time.Duration
+		p    float64
+		want time.Duration
+	}{
+		{nil, 0.5, 0},
+		{ms(7), 0.95, 7 * time.Millisecond},
+		{ms(4, 1, 3, 2), 0.5, 2 * time.Millisecond},
+		{ms(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 0.95, 10 * time.Millisecond},
+	} {
+		if got := Percentile(c.in, c.p); got != c.want {
+			t.Errorf("Percentile(%v, %v) = %v, want %v", c.in, c.p, got, c.want)
+		}
+	}
+}
+
+func TestWaterfallLeavesOutNothingBigAndShowsNothingTiny(t *testing.T) {
+	got := Waterfall([]Span{{"build", 300 * time.Millisecond}, {"pack", 100 * time.Millisecond}, {"plan", 10 * time.Microsecond}}, 8)
+	if want := "build ▆▆▆▆▆▆ 300ms · pack ▆▆ 100ms"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
