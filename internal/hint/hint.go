@@ -15,10 +15,11 @@ type hinted struct {
 func (h *hinted) Unwrap() error { return h.error }
 
 // Wrap gives err a cure, a lower-case sentence without a full stop such as
-// "run `devbox doctor --fix`". It returns nil for a nil err.
+// "run `devbox doctor --fix`". It returns nil for a nil err, and err itself for
+// an empty cure, so that a cure already in the chain stays visible.
 func Wrap(err error, cure string) error {
-	if err == nil {
-		return nil
+	if err == nil || cure == "" {
+		return err
 	}
 	return &hinted{err, cure}
 }
