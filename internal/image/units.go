@@ -1,0 +1,88 @@
+package image
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+// unitDirs are the folders in which portabled looks for units in an image, the
+// first one that has a name wins (lookup_paths_init in systemd's
+// src/libsystemd/sd-path/path-lookup.c).
+var unitDirs = []string{
+	"etc/systemd/system.control", "etc/systemd/system", "etc/systemd/system.attached",
+	"usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system",
+}
+
+// unitTypes are those that portabled installs from an image.
+var unitTypes = []string{"service", "socket", "target", "timer", "path"}
+
+// MatchesPrefix says whether portabled installs unit from an image whose name
+// is prefix: the prefix must end at the end, "-", "." or "@" (prefix_match in
+// systemd's src/portable/portable.c).
+func MatchesPrefix(unit, prefix string) bool {
+	rest, ok := strings.CutPrefix(unit, prefix)
+	return ok && prefix != "" && (rest == "" || strings.ContainsRune("-.@", rune(rest[0])))
+}
+
+// unitsIn parses the units that portabled would install, sorted by name. With
+// no prefixes it takes all.
+func unitsIn(fsys fs.FS, prefixes []string) ([]Unit, error) {
+	var all []Unit
+	seen := map[string]bool{}
+	for _, dir := range unitDirs {
+		entries, err := fs.ReadDir(fsys, dir)
+		if err != nil {
+			continue // no such folder
+		}
+		for _, d := range entries {
+			name := d.Name()
+			if seen[name] || !slices.Contains(unitTypes, strings.TrimPrefix(path.Ext(name), ".")) {
+				continue
+			}
+			if len(prefixes) > 0 && !slices.ContainsFunc(prefixes, func(p string) bool { return MatchesPrefix(name, p) }) {
+				continue
+			}
+			if t := d.Type(); t != 0 && t != fs.ModeSymlink {
+				continue
+			}
+			file := path.Join(dir, name)
+			data, err := readSmall(fsys, file, maxUnit)
+			if err != nil {
+				return nil, fmt.Errorf("read unit %s: %w", file, err)
+			}
+			if len(data) == 0 {
+				continue // portabled skips empty files
+			}
+			u, err := ParseUnit(name, data)
+			if err != nil {
+				return nil, fmt.Errorf("read unit in %s: %w", dir, err)
+			}
+			u.Path = file
+			seen[name] = true
+			all = append(all, u)
+		}
+	}
+	slices.SortFunc(all, func(a, b Unit) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// readSmall reads a file whole, refusing one of more than limit bytes.
+func readSmall(fsys fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return data, nil
+}
