@@ -4,8 +4,10 @@
 // The client writes requests, one JSON object a line, one at a time; a
 // [Receive] request is followed at once by a delta stream (package
 // sync/delta), which ends by itself. The host answers each request with any
-// number of events and then one that has Done set. Everything that crosses
-// here is untrusted on the host side: Decode* refuse what is not well-formed.
+// number of events and then one that has Done or Error set. After an Error in
+// answer to a Receive, or one with [CodeProtocol], it ends the session: what
+// the client sent meanwhile cannot be told apart. Everything that crosses here
+// is untrusted on the host side: [ReadRequest] refuses what is not well-formed.
 package protocol
 
 import "time"
@@ -23,6 +25,8 @@ type Request struct {
 	Receive  *Receive  `json:"receive,omitempty"`
 	Activate *Activate `json:"activate,omitempty"`
 	Status   *StatusOf `json:"status,omitempty"`
+	Recover  *Recover  `json:"recover,omitempty"`
+	Forget   *Forget   `json:"forget,omitempty"`
 }
 
 // Hello opens a session for one app. The host first finishes or undoes an
@@ -71,18 +75,37 @@ type StatusOf struct {
 	App string `json:"app"`
 }
 
+// Recover asks for an app to be put right: an interrupted activation undone or
+// finished, missing unit files attached again, units that are down started.
+// The answer has a Recovered.
+type Recover struct {
+	App string `json:"app"`
+}
+
+// Forget asks for an app to be taken off the host: units stopped and detached,
+// images and history deleted. What the app stored (StateDirectory=) stays.
+type Forget struct {
+	App string `json:"app"`
+}
+
+// Recovered says what a Recover did; empty when nothing was wrong.
+type Recovered struct {
+	Done []string `json:"done,omitempty"`
+}
+
 // Event is one line from the host. One of the pointers may be set; Done marks
 // the last event of a request, Error (with Hint) a request that failed.
 type Event struct {
-	Welcome *Welcome `json:"welcome,omitempty"`
-	Plan    *Plan    `json:"plan,omitempty"`
-	Phase   *Phase   `json:"phase,omitempty"`
-	Result  *Result  `json:"result,omitempty"`
-	Status  *Status  `json:"status,omitempty"`
-	Done    bool     `json:"done,omitempty"`
-	Error   string   `json:"error,omitempty"`
-	Hint    string   `json:"hint,omitempty"`
-	Code    string   `json:"code,omitempty"` // one of the Code constants, for errors a client acts on
+	Welcome   *Welcome   `json:"welcome,omitempty"`
+	Plan      *Plan      `json:"plan,omitempty"`
+	Phase     *Phase     `json:"phase,omitempty"`
+	Result    *Result    `json:"result,omitempty"`
+	Status    *Status    `json:"status,omitempty"`
+	Recovered *Recovered `json:"recovered,omitempty"`
+	Done      bool       `json:"done,omitempty"`
+	Error     string     `json:"error,omitempty"`
+	Hint      string     `json:"hint,omitempty"`
+	Code      string     `json:"code,omitempty"` // one of the Code constants, for errors a client acts on
 }
 
 // Codes of errors that a client can act on by itself.
@@ -133,6 +156,7 @@ type Phase struct {
 // Outcomes of an activation.
 const (
 	Committed  = "committed"   // the new release runs
+	Planned    = "planned"     // a dry run: Plan says what would happen
 	RolledBack = "rolled-back" // the previous release runs again
 	Unchanged  = "unchanged"   // it ran already, with the same settings
 	Failed     = "failed"      // neither could be brought up: Serving tells what is left
