@@ -1,0 +1,198 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash/maphash"
+)
+
+// pageSize is the grain of the search for moved content: file data in an
+// erofs image starts at multiples of it.
+const pageSize = 4096
+
+const pagesPerBlock = BlockSize / pageSize
+
+// Plan tells how to make an image out of a base: what is copied from where,
+// and what has to be sent. Compare makes it, Encode writes it.
+type Plan struct {
+	Sums    *Sums // of the image
+	Copied  int64 // bytes that the base has, wherever they are in it
+	Literal int64 // bytes that it has not
+
+	base, image *Source
+	runs        []run
+}
+
+// run is a stretch of the image; the runs of a plan cover it without gaps.
+type run struct {
+	out, length int64
+	from        int64 // offset in the base, or literal
+}
+
+const literal = -1
+
+// Compare finds what of image is in base, which may be nil. It reads both
+// once, and hashes only the blocks of image that differ when base has its
+// Sums. Sums that image has already are taken as they are.
+func Compare(ctx context.Context, base, image *Source) (*Plan, error) {
+	if base == nil {
+		base = &Source{ReaderAt: bytes.NewReader(nil), Sums: newSums(0)}
+	}
+	p := &Plan{Sums: image.Sums, base: base, image: image}
+	pages, err := p.comparePages(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("compare images: %w", err)
+	}
+	p.runs = pages.runs(image.Size)
+	if err := p.verifyMoves(ctx); err != nil {
+		return nil, fmt.Errorf("compare images: %w", err)
+	}
+	for _, r := range p.runs {
+		if r.from == literal {
+			p.Literal += r.length
+		} else {
+			p.Copied += r.length
+		}
+	}
+	return p, nil
+}
+
+// pageTable is what one pass over both images learns. A hash of 0 means that
+// the page takes no part in the search: short, or not needed.
+type pageTable struct {
+	same  []bool   // page of the image equals the base's page at its offset
+	image []uint64 // hash of each page of the image that is not the same
+	base  []uint64 // hash of each page of the base
+}
+
+func (p *Plan) comparePages(ctx context.Context) (*pageTable, error) {
+	known := p.Sums != nil
+	if !known {
+		p.Sums = newSums(p.image.Size)
+	}
+	imageBlocks := len(p.Sums.Blocks)
+	blocks := max(imageBlocks, int((p.base.Size+BlockSize-1)/BlockSize))
+	t := &pageTable{
+		same:  make([]bool, imageBlocks*pagesPerBlock),
+		image: make([]uint64, imageBlocks*pagesPerBlock),
+		base:  make([]uint64, blocks*pagesPerBlock),
+	}
+	seed := maphash.MakeSeed()
+	err := eachBlock(ctx, blocks, 2, func(i int, bufs [][]byte) error {
+		now, err := p.image.block(bufs[0], i)
+		if err != nil {
+			return err
+		}
+		before, err := p.base.block(bufs[1], i)
+		if err != nil {
+			return err
+		}
+		equal := bytes.Equal(now, before)
+		if !known && i < imageBlocks {
+			if equal && p.base.Sums != nil {
+				p.Sums.Blocks[i] = p.base.Sums.Blocks[i]
+			} else {
+				p.Sums.Blocks[i] = sha256.Sum256(now)
+			}
+		}
+		for k := range pagesPerBlock {
+			page, n, b := i*pagesPerBlock+k, pageAt(now, k), pageAt(before, k)
+			if len(b) == pageSize {
+				t.base[page] = maphash.Bytes(seed, b)
+			}
+			switch {
+			case len(n) == 0:
+			case equal || bytes.Equal(n, b):
+				t.same[page] = true
+			case len(n) == pageSize:
+				t.image[page] = maphash.Bytes(seed, n)
+			}
+		}
+		return nil
+	})
+	return t, err
+}
+
+func pageAt(block []byte, k int) []byte {
+	return block[min(k*pageSize, len(block)):min((k+1)*pageSize, len(block))]
+}
+
+// runs joins pages to runs. A page that is elsewhere in the base is taken
+// from where it continues the run before it, if it is there too, so that a
+// file that moved is one run even if it holds many equal pages.
+func (t *pageTable) runs(size int64) []run {
+	where := make(map[uint64]int64)
+	for _, h := range t.image {
+		if h != 0 {
+			where[h] = literal
+		}
+	}
+	for page, h := range t.base {
+		if at, wanted := where[h]; wanted && at == literal {
+			where[h] = int64(page)
+		}
+	}
+	var runs []run
+	for page := int64(0); page*pageSize < size; page++ {
+		out := page * pageSize
+		r := run{out: out, length: min(pageSize, size-out), from: literal}
+		var last *run
+		if len(runs) > 0 {
+			last = &runs[len(runs)-1]
+		}
+		h := t.image[page]
+		switch at, found := where[h]; {
+		case t.same[page]:
+			r.from = out
+		case h == 0:
+		case last != nil && last.from != literal && t.hasAt(h, last.from+last.length):
+			r.from = last.from + last.length
+		case found && at != literal:
+			r.from = at * pageSize
+		}
+		if last != nil && (last.from == literal) == (r.from == literal) &&
+			(r.from == literal || r.from == last.from+last.length) {
+			last.length += r.length
+			continue
+		}
+		runs = append(runs, r)
+	}
+	return runs
+}
+
+// hasAt reports whether the base's page at an offset has hash h.
+func (t *pageTable) hasAt(h uint64, from int64) bool {
+	page := from / pageSize
+	return from%pageSize == 0 && page < int64(len(t.base)) && t.base[page] == h
+}
+
+// verifyMoves compares the bytes of each moved run: the hash that found it is
+// fast, not proof. A run that is not what it seemed is sent.
+func (p *Plan) verifyMoves(ctx context.Context) error {
+	now, before := make([]byte, BlockSize), make([]byte, BlockSize)
+	for i := range p.runs {
+		r := &p.runs[i]
+		if r.from == literal || r.from == r.out {
+			continue
+		}
+		for done := int64(0); done < r.length; done += BlockSize {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n := min(BlockSize, r.length-done)
+			if err := readFullAt(p.image, now[:n], r.out+done); err != nil {
+				return err
+			}
+			if err := readFullAt(p.base, before[:n], r.from+done); err != nil {
+				return err
+			}
+			if !bytes.Equal(now[:n], before[:n]) {
+				r.from = literal
+				break
+			}
+		}
+	}
+	return nil
+}
