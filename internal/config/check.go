@@ -1,0 +1,246 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+)
+
+var (
+	nameRE     = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	userRE     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	digestRE   = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
+	// unitRE is systemd's own rule for unit names (systemd.unit(5)), services only.
+	unitRE = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
+)
+
+const (
+	minMemory = Size(256 << 20)
+	minDisk   = Size(2 << 30)
+)
+
+// check adds what is wrong about values that decoded well.
+func check(c *Config, d *decoder) {
+	checkName(c, d)
+	if c.DeployUser != "" && !userRE.MatchString(c.DeployUser) {
+		d.wrong("deploy_user", fmt.Sprintf("%q is not a user name", c.DeployUser), "write lower-case letters, digits, - and _, beginning with a letter")
+	}
+	checkPaths(c, d)
+	checkMachine(c, d)
+	checkEnv(c, d)
+	checkHealth(c, d)
+}
+
+func checkName(c *Config, d *decoder) {
+	switch {
+	case !d.written("name") || nameRE.MatchString(c.Name):
+	case strings.Contains(c.Name, "_"):
+		d.wrong("name", fmt.Sprintf("%q has a `_`, where systemd-portabled cuts the name of an image", c.Name),
+			"write "+strings.ReplaceAll(c.Name, "_", "-"))
+	default:
+		d.wrong("name", fmt.Sprintf("%q is not a name", c.Name),
+			"write lower-case letters, digits and dashes, beginning with a letter, 32 at most")
+	}
+}
+
+// checkPaths holds all paths to their folder. Where code lies is the user's
+// business, so build.dir and watch.paths may point outside; what is copied
+// into images and onto hosts must come from this repository.
+func checkPaths(c *Config, d *decoder) {
+	built := c.Build.Command != "" || d.unread["build"] || d.unread["build.command"]
+	if !built && c.Image.Tree == "" && len(c.Image.Files) == 0 {
+		d.wrong("image.tree", "nothing goes into the image", "set image.tree to the folder with the app's units, or build.command to what makes them")
+	}
+	if d.path("build.dir", c.Build.Dir, outside) {
+		d.exists(c, "build.dir", c.Build.Dir, "folder")
+	}
+	if c.Image.Tree != "" || d.written("image.tree") {
+		if d.path("image.tree", c.Image.Tree, inside) {
+			d.exists(c, "image.tree", c.Image.Tree, "folder")
+		}
+	}
+	to := map[string]int{}
+	for i, f := range c.Image.Files {
+		field := fmt.Sprintf("image.files[%d]", i)
+		if d.written(field+".from") && d.path(field+".from", f.From, inside) && !built {
+			d.exists(c, field+".from", f.From, "")
+		}
+		if !d.written(field + ".to") {
+			continue
+		}
+		if !path.IsAbs(f.To) || path.Clean(f.To) != f.To || f.To == "/" {
+			d.wrong(field+".to", fmt.Sprintf("%q is not a path in the image", f.To), "write the absolute path of the file, such as /usr/bin/"+base(f.From, "app"))
+		} else if first, twice := to[f.To]; twice {
+			d.wrong(field+".to", fmt.Sprintf("%s is written by image.files[%d] already", f.To, first), "remove one of them")
+		}
+		if _, twice := to[f.To]; !twice {
+			to[f.To] = i
+		}
+	}
+	for i, p := range c.Watch.Paths {
+		field := fmt.Sprintf("watch.paths[%d]", i)
+		if d.path(field, p, outside) {
+			d.exists(c, field, p, "")
+		}
+	}
+	for i, p := range c.Watch.Ignore {
+		if strings.TrimSpace(p) == "" {
+			d.wrong(fmt.Sprintf("watch.ignore[%d]", i), "an empty pattern", "remove it")
+		}
+	}
+	if d.path("cloud_init", c.CloudInit, inside) {
+		d.exists(c, "cloud_init", c.CloudInit, "file")
+	}
+}
+
+// reach says how far a path may point.
+type reach int
+
+const (
+	inside  reach = iota // of the file's folder, or below
+	outside              // anywhere relative to it
+)
+
+func (d *decoder) path(field, p string, r reach) bool {
+	switch {
+	case p == "":
+		d.wrong(field, "an empty path", "write a path relative to this file")
+	case strings.ContainsRune(p, 0):
+		d.wrong(field, "a path with a NUL byte", "write a path relative to this file")
+	case path.IsAbs(p):
+		d.wrong(field, fmt.Sprintf("%s is absolute and will not be there on another computer", p), "write a path relative to this file")
+	case strings.HasPrefix(p, "~"):
+		d.wrong(field, fmt.Sprintf("%s: `~` is not expanded here", p), "write a path relative to this file")
+	case r == inside && (path.Clean(p) == ".." || strings.HasPrefix(path.Clean(p), "../")):
+		d.wrong(field, fmt.Sprintf("%s is outside of the folder of %s", p, FileName), "move it inside, or let build.command copy it into DEVBOX_STAGE")
+	default:
+		return true
+	}
+	return false
+}
+
+// exists checks that the path is there; kind is "folder", "file" or "" for either.
+func (d *decoder) exists(c *Config, field, p, kind string) {
+	fi, err := os.Stat(c.Abs(p))
+	switch {
+	case os.IsNotExist(err) && d.written(field):
+		d.wrong(field, p+" does not exist", "create it or correct the path")
+	case os.IsNotExist(err):
+		d.wrong(field, p+" (the default) does not exist", "create it with `devbox init`, or set "+field)
+	case err != nil:
+		d.wrong(field, fmt.Sprintf("%s cannot be read: %v", p, err), "")
+	case kind == "folder" && !fi.IsDir():
+		d.wrong(field, p+" is not a folder", "name the folder that holds it")
+	case kind == "file" && !fi.Mode().IsRegular():
+		d.wrong(field, p+" is not a file", "name a file")
+	}
+}
+
+func base(p, fallback string) string {
+	if b := path.Base(p); b != "." && b != "/" && b != ".." {
+		return b
+	}
+	return fallback
+}
+
+func checkMachine(c *Config, d *decoder) {
+	m := c.Machine
+	if m.Memory < minMemory {
+		d.wrong("machine.memory", fmt.Sprintf("%s is too little for Debian with systemd", m.Memory), "write at least "+minMemory.String())
+	}
+	if m.Disk < minDisk {
+		d.wrong("machine.disk", fmt.Sprintf("%s is too little for Debian and two images", m.Disk), "write at least "+minDisk.String())
+	}
+	for arch, b := range m.Base {
+		field := "machine.base." + arch
+		if arch != "amd64" && arch != "arm64" {
+			cure := "write amd64 or arm64"
+			if meant, ok := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[arch]; ok {
+				cure = fmt.Sprintf("did you mean %q?", meant)
+			}
+			d.wrongKey(field, fmt.Sprintf("%q is not an architecture", arch), cure)
+		}
+		if d.written(field + ".url") {
+			d.address(c, field+".url", b.URL)
+		}
+		if d.written(field+".digest") && !digestRE.MatchString(b.Digest) {
+			d.wrong(field+".digest", fmt.Sprintf("%q is not a digest", b.Digest), "write sha512: and 128 hex digits, or sha256: and 64, as published beside the image")
+		}
+	}
+	clients := map[int]int{}
+	for i, p := range m.Ports {
+		if p.Client == 0 {
+			continue
+		}
+		if first, twice := clients[p.Client]; twice {
+			d.wrong(fmt.Sprintf("machine.ports[%d]", i), fmt.Sprintf("port %d of this computer is taken by machine.ports[%d]", p.Client, first),
+				fmt.Sprintf("choose another, such as \"%d:%d\"", p.Client+1, p.Guest))
+			continue
+		}
+		clients[p.Client] = i
+	}
+}
+
+// address checks where a base image comes from.
+func (d *decoder) address(c *Config, field, addr string) {
+	u, err := url.Parse(addr)
+	switch {
+	case err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "":
+	case err == nil && u.Scheme == "file" && path.IsAbs(u.Path):
+	case strings.Contains(addr, "://") || err != nil:
+		d.wrong(field, fmt.Sprintf("%q is not an address", addr), "write an https://, http:// or file:/// address, or a path relative to this file")
+	case d.path(field, addr, outside):
+		d.exists(c, field, addr, "file")
+	}
+}
+
+func checkEnv(c *Config, d *decoder) {
+	for unit, vars := range c.Env {
+		field := join("env", unit)
+		switch {
+		case !unitRE.MatchString(unit) && !strings.HasSuffix(unit, ".service"):
+			d.wrongKey(field, fmt.Sprintf("%q is not a service", unit), fmt.Sprintf("write the whole unit name, such as %s.service", c.Name))
+		case !unitRE.MatchString(unit):
+			d.wrongKey(field, fmt.Sprintf("%q is not a unit name", unit), fmt.Sprintf("write one such as %s.service", c.Name))
+		case nameRE.MatchString(c.Name) && !ownUnit(c.Name, unit):
+			d.wrongKey(field, fmt.Sprintf("%s is not a unit of this app: systemd-portabled attaches only units that begin with %s", unit, c.Name),
+				fmt.Sprintf("write %s.service or %s-NAME.service", c.Name, c.Name))
+		}
+		for name, value := range vars {
+			f := join(field, name)
+			switch {
+			case !variableRE.MatchString(name):
+				d.wrongKey(f, fmt.Sprintf("%q is not the name of a variable", name), "write letters, digits and _, not beginning with a digit")
+			case name == "DEVBOX_VERSION" || name == "DEVBOX_RELEASE":
+				d.wrongKey(f, name+" is set by devbox itself", "choose another name")
+			case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
+				d.wrong(f, "a value with line breaks or control characters", "put it into a file of the image and name the file here")
+			}
+		}
+	}
+}
+
+// ownUnit is portabled's rule: the prefix, then one of - . @ (portable.c,
+// unit_match: "foo" matches foo.service, foo-bar.service and foo@.service).
+func ownUnit(name, unit string) bool {
+	rest, ok := strings.CutPrefix(unit, name)
+	return ok && rest != "" && strings.ContainsRune("-.@", rune(rest[0]))
+}
+
+func checkHealth(c *Config, d *decoder) {
+	h := c.Health
+	if h.URL != "" && h.Command != "" {
+		d.wrong("health.command", "health has both a url and a command", "keep one of them")
+	}
+	if h.URL == "" {
+		return
+	}
+	u, err := url.Parse(h.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		d.wrong("health.url", fmt.Sprintf("%q is not an address", h.URL), "write one that the host itself can fetch, such as http://127.0.0.1:8080/healthz")
+	}
+}

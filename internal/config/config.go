@@ -1,0 +1,220 @@
+// Package config reads devbox.yaml, the one file that tells devbox how an app
+// is built, what its image holds and what machine it runs on.
+//
+// The file is decoded strictly and every mistake in it is reported at once, as
+// [Mistakes], each with its place, its field and its cure. The struct tags
+// below are the one source of field names, defaults and allowed values; the
+// comments become the descriptions of the JSON schema.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"devbox/internal/hint"
+)
+
+// FileName is what the file is called, in the root of the user's repository.
+const FileName = "devbox.yaml"
+
+// maxFile bounds the file in bytes, so that no input can exhaust the parser.
+const maxFile = 256 << 10
+
+// Config is devbox.yaml with all defaults filled in. Paths are kept as
+// written, relative to Dir and slash-separated; [Config.Abs] resolves them.
+type Config struct {
+	// Dir is the absolute folder that holds the file.
+	Dir string `yaml:"-"`
+
+	// Name of the app: units and the image are named after it. Lower-case
+	// letters, digits and dashes, beginning with a letter, 32 at most. Without
+	// `_`, because systemd-portabled cuts the name of an image there.
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]{0\\,31}$"`
+
+	// How the app is compiled, on this computer.
+	Build Build `yaml:"build"`
+
+	// What goes into the image, and how the image is attached.
+	Image Image `yaml:"image"`
+
+	// What `devbox watch` follows.
+	Watch Watch `yaml:"watch"`
+
+	// The cloud-config that sets up every host, the dev machine and the
+	// server alike.
+	CloudInit string `yaml:"cloud_init" jsonschema:"default=cloud-init/server.yaml"`
+
+	// The dev machine.
+	Machine Machine `yaml:"machine"`
+
+	// Environment variables on the dev machine: for each service of the app
+	// (its whole unit name) the variables and their values. They are written
+	// as a drop-in on the host and never become part of the image.
+	Env map[string]map[string]string `yaml:"env"`
+
+	// When a new version counts as good. With neither url nor command it is
+	// enough that all its units come up and stay up.
+	Health Health `yaml:"health"`
+
+	// The user that devbox logs in as on a host. The cloud-config makes this
+	// user and lets it run devbox-host, nothing else.
+	DeployUser string `yaml:"deploy_user" jsonschema:"default=deploy,pattern=^[a-z_][a-z0-9_-]{0\\,31}$"`
+}
+
+// Build is how the app is compiled.
+type Build struct {
+	// A command for `sh -c`, run with GOOS and GOARCH of the host (asked of
+	// it), CGO_ENABLED=0 and DEVBOX_STAGE in its environment. What it puts
+	// into the folder DEVBOX_STAGE goes into the image at the same path.
+	Command string `yaml:"command"`
+
+	// The folder to run the command in. May lie outside of this one.
+	Dir string `yaml:"dir" jsonschema:"default=."`
+}
+
+// Image is what goes into the image file.
+type Image struct {
+	// A folder of this repository that is copied into the image as it is:
+	// units below usr/lib/systemd/system, configuration below etc.
+	Tree string `yaml:"tree"`
+
+	// Single files to copy into the image, after the tree and the build.
+	Files []File `yaml:"files"`
+
+	// File system of the image. erofs is the fastest to build, start and
+	// send; squashfs needs mksquashfs and makes smaller files.
+	Format string `yaml:"format" jsonschema:"enum=erofs,enum=squashfs,default=erofs"`
+
+	// The portable profile: how far systemd locks the services in.
+	Profile string `yaml:"profile" jsonschema:"enum=default,enum=nonetwork,enum=strict,enum=trusted,default=default"`
+}
+
+// File is one file to copy into the image.
+type File struct {
+	// The file or folder in this repository. With build.command it may be
+	// something that the build makes.
+	From string `yaml:"from" jsonschema:"required"`
+
+	// The absolute path in the image.
+	To string `yaml:"to" jsonschema:"required,pattern=^/"`
+
+	// Permissions in octal, such as 0755. Default: those of the source.
+	Mode Mode `yaml:"mode"`
+}
+
+// Watch is what `devbox watch` follows.
+type Watch struct {
+	// Files and folders; folders with all below. May lie outside of this
+	// folder.
+	Paths []string `yaml:"paths" jsonschema:"default=."`
+
+	// Patterns as in a .gitignore, on top of the .gitignore files, which are
+	// honoured.
+	Ignore []string `yaml:"ignore"`
+}
+
+// Machine is the dev machine.
+type Machine struct {
+	// Where the machine comes from: lima is a virtual machine, nspawn a
+	// container booted by systemd-nspawn (Linux, as root). auto takes lima
+	// where it can work.
+	Driver string `yaml:"driver" jsonschema:"enum=auto,enum=lima,enum=nspawn,default=auto"`
+
+	// Number of processors.
+	CPUs int `yaml:"cpus" jsonschema:"default=2,minimum=1"`
+
+	// Memory, such as 2GiB.
+	Memory Size `yaml:"memory" jsonschema:"default=2GiB"`
+
+	// Size of the disk, such as 10GiB.
+	Disk Size `yaml:"disk" jsonschema:"default=10GiB"`
+
+	// Disk images to boot from instead of the Debian 13 that devbox pins, by
+	// architecture: amd64, arm64.
+	Base map[string]Base `yaml:"base"`
+
+	// Ports of the machine that answer on 127.0.0.1 of this computer: "8080",
+	// or "8080:80" where 8080 is here and 80 in the machine.
+	Ports []Port `yaml:"ports"`
+}
+
+// Base is a disk image and what its content must be.
+type Base struct {
+	// An https://, http:// or file:// address, or a path in this repository.
+	URL string `yaml:"url" jsonschema:"required"`
+
+	// What the file must be: sha512:… or sha256:… in hex.
+	Digest string `yaml:"digest" jsonschema:"required,pattern=^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"`
+}
+
+// Health says when a new version counts as good.
+type Health struct {
+	// Fetched on the host until the answer is a 2xx.
+	URL string `yaml:"url"`
+
+	// Run on the host by `sh -c`, as an unprivileged user, until it exits
+	// with 0.
+	Command string `yaml:"command"`
+
+	// How long the units and the check may take, together.
+	Deadline Duration `yaml:"deadline" jsonschema:"default=10s"`
+}
+
+// Abs resolves a path of the file against its folder.
+func (c *Config) Abs(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(c.Dir, filepath.FromSlash(path))
+}
+
+// Load reads and checks the file at path. What is wrong in it comes back as
+// [Mistakes], all at once.
+func Load(path string) (*Config, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", path, err)
+	}
+	f, err := os.Open(abs)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, hint.Errorf("run `devbox init` to write one", "%s: no such file", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load config: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", path, err)
+	}
+	c, d := decode(data)
+	if c != nil {
+		c.Dir = filepath.Dir(abs)
+		check(c, d)
+	}
+	if ms := d.sorted(path); len(ms) > 0 {
+		return nil, ms
+	}
+	return c, nil
+}
+
+// Find looks for devbox.yaml in dir and the folders above it.
+func Find(dir string) (string, error) {
+	start, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", FileName, err)
+	}
+	for at := start; ; at = filepath.Dir(at) {
+		path := filepath.Join(at, FileName)
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
+			return path, nil
+		}
+		if at == filepath.Dir(at) {
+			return "", hint.Errorf("change into your app's repository, or run `devbox init` there",
+				"no %s in %s or a folder above it", FileName, start)
+		}
+	}
+}
