@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash/maphash"
+	"slices"
+	"sync/atomic"
 )
 
 // pageSize is the grain of the search for moved content: file data in an
@@ -41,30 +43,57 @@ func Compare(ctx context.Context, base, image *Source) (*Plan, error) {
 		base = &Source{ReaderAt: bytes.NewReader(nil), Sums: newSums(0)}
 	}
 	p := &Plan{Sums: image.Sums, base: base, image: image}
+	if err := p.compare(ctx); err != nil {
+		return nil, fmt.Errorf("compare images: %w", err)
+	}
+	return p, nil
+}
+
+// worthSearching is how many bytes must be missing before pages that stayed
+// in place are hashed too, in case what is missing is a second copy of them.
+const worthSearching = 4 << 20
+
+func (p *Plan) compare(ctx context.Context) error {
 	pages, err := p.comparePages(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("compare images: %w", err)
+		return err
 	}
-	p.runs = pages.runs(image.Size)
-	if err := p.verifyMoves(ctx); err != nil {
-		return nil, fmt.Errorf("compare images: %w", err)
+	p.setRuns(pages.runs(p.image.Size))
+	if p.Literal >= worthSearching {
+		if err := p.hashKept(ctx, pages); err != nil {
+			return err
+		}
+		p.setRuns(pages.runs(p.image.Size))
 	}
-	for _, r := range p.runs {
+	return p.verifyMoves(ctx)
+}
+
+func (p *Plan) setRuns(runs []run) {
+	p.runs, p.Copied, p.Literal = runs, 0, 0
+	for _, r := range runs {
 		if r.from == literal {
 			p.Literal += r.length
 		} else {
 			p.Copied += r.length
 		}
 	}
-	return p, nil
 }
 
 // pageTable is what one pass over both images learns. A hash of 0 means that
 // the page takes no part in the search: short, or not needed.
 type pageTable struct {
+	seed  maphash.Seed
 	same  []bool   // page of the image equals the base's page at its offset
 	image []uint64 // hash of each page of the image that is not the same
-	base  []uint64 // hash of each page of the base
+	base  []uint64 // hash of each page of the base that is not the same
+}
+
+// hash of a whole page; short ones get 0.
+func (t *pageTable) hash(page []byte) uint64 {
+	if len(page) < pageSize {
+		return 0
+	}
+	return maphash.Bytes(t.seed, page)
 }
 
 func (p *Plan) comparePages(ctx context.Context) (*pageTable, error) {
@@ -75,11 +104,11 @@ func (p *Plan) comparePages(ctx context.Context) (*pageTable, error) {
 	imageBlocks := len(p.Sums.Blocks)
 	blocks := max(imageBlocks, int((p.base.Size+BlockSize-1)/BlockSize))
 	t := &pageTable{
-		same:  make([]bool, imageBlocks*pagesPerBlock),
-		image: make([]uint64, imageBlocks*pagesPerBlock),
+		seed:  maphash.MakeSeed(),
+		same:  make([]bool, blocks*pagesPerBlock),
+		image: make([]uint64, blocks*pagesPerBlock),
 		base:  make([]uint64, blocks*pagesPerBlock),
 	}
-	seed := maphash.MakeSeed()
 	err := eachBlock(ctx, blocks, 2, func(i int, bufs [][]byte) error {
 		now, err := p.image.block(bufs[0], i)
 		if err != nil {
@@ -99,20 +128,35 @@ func (p *Plan) comparePages(ctx context.Context) (*pageTable, error) {
 		}
 		for k := range pagesPerBlock {
 			page, n, b := i*pagesPerBlock+k, pageAt(now, k), pageAt(before, k)
-			if len(b) == pageSize {
-				t.base[page] = maphash.Bytes(seed, b)
+			if equal || bytes.Equal(n, b) {
+				t.same[page] = len(n) > 0
+				continue
 			}
-			switch {
-			case len(n) == 0:
-			case equal || bytes.Equal(n, b):
-				t.same[page] = true
-			case len(n) == pageSize:
-				t.image[page] = maphash.Bytes(seed, n)
-			}
+			t.image[page], t.base[page] = t.hash(n), t.hash(b)
 		}
 		return nil
 	})
 	return t, err
+}
+
+// hashKept adds the hashes of the pages that stayed in place.
+func (p *Plan) hashKept(ctx context.Context, t *pageTable) error {
+	return eachBlock(ctx, len(t.same)/pagesPerBlock, 1, func(i int, bufs [][]byte) error {
+		same := t.same[i*pagesPerBlock:][:pagesPerBlock]
+		if !slices.Contains(same, true) {
+			return nil
+		}
+		before, err := p.base.block(bufs[0], i)
+		if err != nil {
+			return err
+		}
+		for k := range same {
+			if same[k] {
+				t.base[i*pagesPerBlock+k] = t.hash(pageAt(before, k))
+			}
+		}
+		return nil
+	})
 }
 
 func pageAt(block []byte, k int) []byte {
@@ -171,28 +215,42 @@ func (t *pageTable) hasAt(h uint64, from int64) bool {
 // verifyMoves compares the bytes of each moved run: the hash that found it is
 // fast, not proof. A run that is not what it seemed is sent.
 func (p *Plan) verifyMoves(ctx context.Context) error {
-	now, before := make([]byte, BlockSize), make([]byte, BlockSize)
-	for i := range p.runs {
-		r := &p.runs[i]
-		if r.from == literal || r.from == r.out {
-			continue
-		}
-		for done := int64(0); done < r.length; done += BlockSize {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			n := min(BlockSize, r.length-done)
-			if err := readFullAt(p.image, now[:n], r.out+done); err != nil {
-				return err
-			}
-			if err := readFullAt(p.base, before[:n], r.from+done); err != nil {
-				return err
-			}
-			if !bytes.Equal(now[:n], before[:n]) {
-				r.from = literal
-				break
+	wrong := make([]atomic.Bool, len(p.runs))
+	type part struct {
+		run  int
+		done int64
+	}
+	var parts []part
+	for i, r := range p.runs {
+		if r.from != literal && r.from != r.out {
+			for done := int64(0); done < r.length; done += BlockSize {
+				parts = append(parts, part{i, done})
 			}
 		}
 	}
+	err := eachBlock(ctx, len(parts), 2, func(i int, bufs [][]byte) error {
+		r, done := p.runs[parts[i].run], parts[i].done
+		n := min(BlockSize, r.length-done)
+		now, before := bufs[0][:n], bufs[1][:n]
+		if err := readFullAt(p.image, now, r.out+done); err != nil {
+			return err
+		}
+		if err := readFullAt(p.base, before, r.from+done); err != nil {
+			return err
+		}
+		if !bytes.Equal(now, before) {
+			wrong[parts[i].run].Store(true)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range wrong {
+		if wrong[i].Load() {
+			p.runs[i].from = literal
+		}
+	}
+	p.setRuns(p.runs)
 	return nil
 }
