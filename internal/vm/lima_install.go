@@ -1,0 +1,113 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"devbox/internal/hint"
+	template "devbox/templates/lima"
+)
+
+// LimaVersion is the version of Lima that InstallLima builds. The module files
+// in templates/lima require the same.
+const LimaVersion = "1.2.3"
+
+const limaModule = "github.com/lima-vm/lima"
+
+// limaToolsDir is where InstallLima puts Lima: bin/limactl and share/lima.
+func limaToolsDir(cacheDir string) string {
+	return filepath.Join(cacheDir, "lima-"+LimaVersion+"-"+runtime.GOARCH)
+}
+
+// InstallLima builds limactl and the guest agent from Lima's Go module into
+// cacheDir, unless they are there, and returns the path of limactl. All drivers
+// find it there; PATH goes first. It needs a Go toolchain and the module proxy.
+func InstallLima(ctx context.Context, cacheDir string, p Progress) (string, error) {
+	dir := limaToolsDir(cacheDir)
+	path := filepath.Join(dir, "bin", "limactl")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if runtime.GOOS != "linux" {
+		// On macOS limactl needs cgo and a signature to use the hypervisor.
+		return "", hint.Errorf("run `brew install lima`", "devbox builds limactl on Linux only")
+	}
+	arch, err := limaArch(runtime.GOARCH)
+	if err != nil {
+		return "", err
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		return "", hint.Errorf("install Go (https://go.dev/dl), or Lima itself (https://lima-vm.io)", "build limactl: no go command")
+	}
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return "", err
+	}
+	work, err := os.MkdirTemp(cacheDir, ".lima-build-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	mod, out := filepath.Join(work, "mod"), filepath.Join(work, "out")
+	if err := os.Mkdir(mod, 0o755); err != nil {
+		return "", err
+	}
+	for name, content := range map[string][]byte{"go.mod": template.ToolsMod, "go.sum": template.ToolsSum} {
+		if err := os.WriteFile(filepath.Join(mod, name), content, 0o644); err != nil {
+			return "", err
+		}
+	}
+	for _, part := range []struct{ pkg, out string }{
+		{"cmd/limactl", "bin/limactl"},
+		{"cmd/lima-guestagent", "share/lima/lima-guestagent.Linux-" + arch},
+	} {
+		p.Step("build %s %s from its module (a minute or two)", filepath.Base(part.pkg), LimaVersion)
+		if err := goBuild(ctx, mod, limaModule+"/"+part.pkg, filepath.Join(out, part.out)); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Rename(out, dir); err != nil {
+		// Somebody else may have built it meanwhile.
+		if _, statErr := os.Stat(path); statErr == nil {
+			return path, nil
+		}
+		return "", fmt.Errorf("install limactl: %w", err)
+	}
+	return path, nil
+}
+
+// goBuild builds one program of the pinned module in dir. `go install
+// PKG@VERSION` would ask the proxy for the list of versions, which some do not
+// serve; a module that pins everything asks for nothing but what it names.
+func goBuild(ctx context.Context, dir, pkg, out string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -X "+limaModule+"/pkg/version.Version="+LimaVersion, "-o", out, pkg)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on", "GOOS=", "GOARCH=")
+	// The compiler's processes end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	stderr := tail{max: 4 << 10}
+	cmd.Stderr = &stderr
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return fmt.Errorf("build %s: %w", pkg, context.Cause(ctx))
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return hint.Errorf("see that the Go module proxy can be reached, and that there is room on the disk",
+			"build %s: %s", pkg, strings.TrimSpace(stderr.buf.String()))
+	}
+	if err != nil {
+		return fmt.Errorf("build %s: %w", pkg, err)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	sshconfig "github.com/kevinburke/ssh_config"
+	"golang.org/x/crypto/ssh"
+
+	"devbox/internal/hint"
+)
+
+// startTimeout is how long a boot may take until SSH answers.
+func startTimeout(slow bool) time.Duration {
+	if slow {
+		return 12 * time.Minute
+	}
+	return 5 * time.Minute
+}
+
+// pollSSH is the pause between two attempts to log in. OpenSSH 9.8 and newer
+// count a second against a client for each attempt that ends before its login
+// (PerSourcePenalties), so it must be longer than that.
+const pollSSH = 2 * time.Second
+
+// answers waits until the machine's SSH server shows the machine's host key and
+// lets its user in.
+func (l *Lima) answers(ctx context.Context, ctl limactl, deadline time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, deadline,
+		fmt.Errorf("SSH did not answer within %s", deadline))
+	defer cancel()
+	var last error
+	for {
+		inst, err := l.mine(ctx, ctl)
+		if err != nil {
+			return err
+		}
+		if inst == nil || inst.Status != limaRunning {
+			return l.explain(fmt.Errorf("machine %s stopped while it booted", l.spec.Name))
+		}
+		if last = l.login(ctx, inst); last == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return l.explain(fmt.Errorf("wait for machine %s: %w: %w", l.spec.Name, context.Cause(ctx), last))
+		case <-time.After(pollSSH):
+		}
+	}
+}
+
+// login opens one SSH connection and closes it.
+func (l *Lima) login(ctx context.Context, inst *limaInstance) error {
+	e, err := l.endpoint(inst)
+	if err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(e.IdentityFile)
+	if err != nil {
+		return err
+	}
+	signer, err := ssh.ParsePrivateKey(pem)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", e.IdentityFile, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	addr := net.JoinHostPort(e.Host, strconv.Itoa(e.Port))
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// QEMU accepts the connection before the guest does: the deadline is for
+	// the silence that follows.
+	if t, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(t)
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	key := limaHostKey(inst.scripts())
+	client, chans, reqs, err := ssh.NewClientConn(conn, addr, &ssh.ClientConfig{
+		User:              e.User,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback:   ssh.FixedHostKey(key),
+		HostKeyAlgorithms: []string{key.Type()},
+	})
+	if err != nil {
+		return err
+	}
+	return ssh.NewClient(client, chans, reqs).Close()
+}
+
+// endpoint is how to reach the instance: its port now, and the user and key from
+// the ssh.config that Lima writes into its folder.
+func (l *Lima) endpoint(inst *limaInstance) (Endpoint, error) {
+	if inst.SSHLocalPort == 0 {
+		return Endpoint{}, fmt.Errorf("machine %s: Lima has not chosen its SSH port yet", l.spec.Name)
+	}
+	path := inst.SSHConfigFile
+	if path == "" {
+		path = filepath.Join(inst.Dir, "ssh.config")
+	}
+	user, identity, err := readLimaSSHConfig(path, "lima-"+l.spec.Name)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	e := Endpoint{
+		Host: "127.0.0.1", Port: inst.SSHLocalPort, User: user, IdentityFile: identity,
+		KnownHostsFile: filepath.Join(l.spec.StateDir, "known_hosts"),
+	}
+	if inst.SSHAddress != "" {
+		e.Host = inst.SSHAddress
+	}
+	return e, nil
+}
+
+func readLimaSSHConfig(path, host string) (user, identity string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", "", err
+	}
+	defer f.Close()
+	config, err := sshconfig.Decode(f)
+	if err != nil {
+		return "", "", fmt.Errorf("read %s: %w", path, err)
+	}
+	get := func(key string) string {
+		value, getErr := config.Get(host, key)
+		err = errors.Join(err, getErr)
+		return strings.Trim(value, `"`)
+	}
+	user, identity = get("User"), get("IdentityFile")
+	if err == nil && (user == "" || !filepath.IsAbs(identity)) {
+		err = errors.New("no User or no IdentityFile for " + host)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return user, identity, nil
+}
+
+// explain adds the ends of the instance's logs to an error, and a cure where the
+// error has none.
+func (l *Lima) explain(err error) error {
+	failed := new(LimactlError)
+	if !errors.As(err, &failed) {
+		failed = &LimactlError{}
+		err = &limaFailure{error: err, logs: failed}
+	}
+	failed.HostAgent = logTail(filepath.Join(l.dir(), "ha.stderr.log"), 2<<10)
+	failed.Console = logTail(l.Console(), 2<<10)
+	if hint.Of(err) != "" {
+		return err
+	}
+	return hint.Wrap(err, fmt.Sprintf("see %s and %s", filepath.Join(l.dir(), "ha.stderr.log"), l.Console()))
+}
+
+// limaFailure is an error of ours that limactl's logs explain.
+type limaFailure struct {
+	error
+	logs *LimactlError
+}
+
+func (f *limaFailure) Unwrap() error { return f.error }
+
+// Detail is what the instance's logs say, for a person, or "".
+func (f *limaFailure) Detail() string { return f.logs.Detail() }
