@@ -1,0 +1,156 @@
+// Command bowl is a buzzer for science bowls: one page, one list, one database file.
+//
+// Under systemd it takes its sockets, its data folder and its version from there; by itself it listens on -listen and
+// keeps its data in ./data.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"bowl/internal/board"
+	"bowl/internal/serve"
+	"bowl/internal/store"
+	"bowl/internal/systemd"
+	"bowl/internal/version"
+	"bowl/internal/web"
+)
+
+func main() {
+	started := time.Now()
+	log := newLog(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
+	o, err := parse(os.Args[1:], os.Getenv)
+	if err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			os.Exit(0)
+		}
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the app at once
+	if err := run(ctx, o, log, started); err != nil {
+		log.Error("bowl ends", "err", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	listen   string // where to listen without socket activation
+	share    string // folder with templates and static files
+	data     string // folder of the database
+	version  string
+	greeting string
+}
+
+func parse(args []string, env func(string) string) (options, error) {
+	o := options{version: version.Of(env("DEVBOX_VERSION")), greeting: cut(env("BOWL_GREETING"), 200)}
+	dataHome, _, _ := strings.Cut(env("STATE_DIRECTORY"), ":") // systemd.exec(5): a list if a unit has several
+	if dataHome == "" {
+		dataHome = "data"
+	}
+	flags := flag.NewFlagSet("bowl", flag.ContinueOnError)
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` to listen on, unless systemd passes sockets")
+	flags.StringVar(&o.share, "share", "share", "`folder` with templates and static files")
+	flags.StringVar(&o.data, "data", dataHome, "`folder` of the database")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	if flags.NArg() > 0 {
+		err := fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		fmt.Fprintln(flags.Output(), err)
+		return options{}, err
+	}
+	return o, nil
+}
+
+// run serves until ctx ends, then stops without breaking a request.
+func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (err error) {
+	sockets, err := systemd.Inherit()
+	if err != nil {
+		return err
+	}
+	assets, err := web.LoadAssets(os.DirFS(o.share))
+	if err != nil {
+		return fmt.Errorf("folder %s: %w", o.share, err)
+	}
+	if err := os.MkdirAll(o.data, 0o700); err != nil {
+		return fmt.Errorf("make data folder: %w", err)
+	}
+	db, err := store.Open(ctx, filepath.Join(o.data, "bowl.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	presses, err := board.New(ctx, db)
+	if err != nil {
+		return err
+	}
+	listeners, err := sockets.Listen("http", o.listen)
+	if err != nil {
+		return err
+	}
+
+	ending := make(chan struct{})
+	server := serve.New(web.New(web.Options{
+		Board: presses, Check: db.Check, Assets: assets,
+		Version: o.version, Greeting: o.greeting, Log: log, Ending: ending,
+	}))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listeners...) }()
+	go systemd.Watchdog(ctx, db.Check, func(err error) { log.Error("watchdog", "err", err) })
+	if err := systemd.Ready("version " + o.version); err != nil {
+		log.Error("start", "err", err)
+	}
+	log.Info("serving", "version", o.version, "at", addresses(listeners), "ready_in", time.Since(started).Round(100*time.Microsecond))
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stopping := time.Now()
+	if err := systemd.Stopping(); err != nil {
+		log.Error("stop", "err", err)
+	}
+	close(ending)
+	err = errors.Join(server.Stop(context.WithoutCancel(ctx), listeners...), <-served)
+	log.Info("stopped", "version", o.version, "in", time.Since(stopping).Round(100*time.Microsecond))
+	return err
+}
+
+func addresses(listeners []net.Listener) string {
+	all := make([]string, len(listeners))
+	for i, l := range listeners {
+		all[i] = l.Addr().String()
+	}
+	return strings.Join(all, " ")
+}
+
+// newLog writes lines for people; the journal has its own time on each.
+func newLog(to *os.File, journal bool) *slog.Logger {
+	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if journal && len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+}
+
+func cut(s string, runes int) string {
+	if r := []rune(s); len(r) > runes {
+		return string(r[:runes])
+	}
+	return s
+}
