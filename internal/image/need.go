@@ -45,6 +45,16 @@ func addNeeded(t *Tree) error {
 				errs = append(errs, t.need(Entry{Path: d.Path[1:], Mode: fs.ModeDir | 0o755}, u.Name+" has "+d.Field+"="))
 			}
 		}
+		for _, m := range u.mounts() {
+			if _, err := fs.Stat(fsys, m.path[1:]); err == nil {
+				continue
+			}
+			e := Entry{Path: m.path[1:], Mode: fs.ModeDir | 0o755}
+			if m.file {
+				e.Mode = 0o644
+			}
+			errs = append(errs, t.need(e, u.Name+" has "+m.name+"="))
+		}
 	}
 	t.sort()
 	return errors.Join(errs...)

@@ -116,6 +116,10 @@ func (s *stager) walk(from, to string, mode fs.FileMode) {
 		if p == "." {
 			return nil
 		}
+		if !fs.ValidPath(p) {
+			s.fail(hint.Errorf("rename it, or leave it out of the image", "the name of %q is not UTF-8", file))
+			return nil
+		}
 		info, err := d.Info()
 		if err != nil {
 			s.fail(unreadable(file, err))

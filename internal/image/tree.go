@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"devbox/internal/hint"
 )
 
 // Tree is what goes into an image: folders, plain files and symbolic links,
@@ -29,6 +31,10 @@ type Entry struct {
 	Source string      // the file on this machine that holds the content; "" if Data does
 	Data   []byte      // content of a file that devbox adds
 	Target string      // where a link points
+
+	image   io.ReaderAt // of an Entry in an [Image]: the file that holds extents
+	extents []extent
+	inImage func() (io.ReadCloser, error) // or what opens it
 }
 
 // Entries are sorted by path. The root is not among them.
@@ -85,10 +91,38 @@ func (t *Tree) FS() fs.FS {
 }
 
 func (e *Entry) open() (io.ReadCloser, error) {
-	if e.Source == "" {
-		return io.NopCloser(bytes.NewReader(e.Data)), nil
+	switch {
+	case e.image != nil:
+		return e.openExtents(), nil
+	case e.inImage != nil:
+		return e.inImage()
+	case e.Source != "":
+		return os.Open(e.Source)
 	}
-	return os.Open(e.Source)
+	return io.NopCloser(bytes.NewReader(e.Data)), nil
+}
+
+// openSized opens e and checks that it still has the size it was staged with.
+func (e *Entry) openSized() (io.ReadCloser, error) {
+	r, err := e.open()
+	if err != nil {
+		return nil, err
+	}
+	if f, ok := r.(*os.File); ok {
+		info, err := f.Stat()
+		if err == nil && info.Size() != e.Size {
+			err = changed(e)
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func changed(e *Entry) error {
+	return hint.Errorf("let the build finish before the image is packed", "%s changed while it was packed", e.Source)
 }
 
 type treeFS struct {

@@ -35,9 +35,10 @@ func isExec(name string) bool {
 // execLine is one command of an Exec*= setting.
 type execLine struct {
 	option
-	path string   // of the program, "" if a specifier or a bare name hides it
-	name string   // as written
-	args []string // after the program
+	prefix string   // "-", "@", "+" and so on
+	path   string   // of the program, "" if a specifier or a bare name hides it
+	name   string   // as written
+	args   []string // after the program
 }
 
 func (u *Unit) execLines() []execLine {
@@ -57,10 +58,11 @@ func (u *Unit) execLines() []execLine {
 			}
 			name := strings.TrimLeft(cmd[0], "@-:+!|")
 			args := cmd[1:]
-			if prefix := cmd[0][:len(cmd[0])-len(name)]; strings.Contains(prefix, "@") && len(args) > 0 {
+			prefix := cmd[0][:len(cmd[0])-len(name)]
+			if strings.Contains(prefix, "@") && len(args) > 0 {
 				args = args[1:] // argv[0], not an argument
 			}
-			e := execLine{option: o, name: name, args: args}
+			e := execLine{option: o, prefix: prefix, name: name, args: args}
 			if p := u.expand(name); path.IsAbs(p) && !strings.Contains(p, "%") {
 				e.path = path.Clean(p)
 			}
