@@ -20,8 +20,12 @@ import (
 // FileName is what the file is called, in the root of the user's repository.
 const FileName = "devbox.yaml"
 
-// maxFile bounds the file in bytes, so that no input can exhaust the parser.
-const maxFile = 256 << 10
+// maxFile in bytes and maxDepth in open brackets bound the file: the time that
+// goccy/go-yaml takes grows with the square of either (1.4 s for 16 KiB of `[`).
+const (
+	maxFile  = 64 << 10
+	maxDepth = 100
+)
 
 // Config is devbox.yaml with all defaults filled in. Paths are kept as
 // written, relative to Dir and slash-separated; [Config.Abs] resolves them.

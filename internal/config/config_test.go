@@ -279,6 +279,19 @@ func TestScalarsReadWhatTheyWrite(t *testing.T) {
 	}
 }
 
+// Input that would keep the parser busy for seconds is refused before it.
+func TestDecodeRefusesDepthAndSize(t *testing.T) {
+	for want, text := range map[string]string{
+		"x:3:1: more than 100 brackets are open here; close them": "name: bowl\nimage:\n  " + strings.Repeat("[{", maxDepth),
+		"x:1:1: larger than 64 KiB; is this the right file?":      strings.Repeat("a: b\n", maxFile/5+1),
+	} {
+		c, d := decode([]byte(text))
+		if got := d.sorted("x").Error(); c != nil || got != want {
+			t.Errorf("got %v %q, want %q", c, got, want)
+		}
+	}
+}
+
 // A file from anyone: read it or say what is wrong, at a place that exists.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(full))

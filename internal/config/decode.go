@@ -36,6 +36,10 @@ func decode(data []byte) (*Config, *decoder) {
 		d.add(top, "", fmt.Sprintf("larger than %d KiB", maxFile>>10), "is this the right file?")
 		return nil, d
 	}
+	if line := tooDeep(data); line > 0 {
+		d.add(place{line, 1}, "", fmt.Sprintf("more than %d brackets are open here", maxDepth), "close them")
+		return nil, d
+	}
 	file, err := parse(data)
 	if err != nil {
 		d.syntax(err)
@@ -61,6 +65,25 @@ func decode(data []byte) (*Config, *decoder) {
 		d.mapping(nil, reflect.ValueOf(c).Elem(), "")
 	}
 	return c, d
+}
+
+// tooDeep returns the line where more than maxDepth brackets are open, or 0.
+func tooDeep(data []byte) int {
+	line, depth := 1, 0
+	for _, b := range data {
+		switch b {
+		case '\n':
+			line++
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(0, depth-1)
+		}
+		if depth > maxDepth {
+			return line
+		}
+	}
+	return 0
 }
 
 // parse guards against a parser that panics: the file comes from a person, and
