@@ -1,0 +1,181 @@
+package vm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+
+	"devbox/internal/hint"
+)
+
+// basePackages make a Debian that behaves as the Debian cloud image does, as
+// far as a service and its cloud-config can tell.
+var basePackages = []string{
+	"systemd", "systemd-sysv", "systemd-container", "systemd-timesyncd", "libpam-systemd",
+	"dbus", "dbus-user-session", "cloud-init", "python3-jsonschema",
+	"openssh-server", "sudo", "ca-certificates", "curl",
+	"iproute2", "iputils-ping", "nftables", "netbase", "procps", "kmod",
+	"unattended-upgrades", "zstd", "less",
+}
+
+// AdminUser is the login of machines that this package builds itself; it may
+// become root by sudo without a password.
+const AdminUser = "devbox"
+
+// makeAdmin is run by the shell on the finished tree, $1.
+const makeAdmin = `set -e
+chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash ` + AdminUser + `
+echo '` + AdminUser + ` ALL=(ALL) NOPASSWD:ALL' >"$1/etc/sudoers.d/` + AdminUser + `"
+chmod 440 "$1/etc/sudoers.d/` + AdminUser + `"
+rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub "$1/etc/hostname" "$1/etc/resolv.conf"
+: >"$1/etc/machine-id"
+rm -f "$1/var/lib/dbus/machine-id"
+`
+
+// recipe is all that a Debian is built from; equal recipes share a result.
+type recipe struct {
+	Kind     string // what the result is: nspawn, disk
+	Arch     string // Go's name
+	Suite    string
+	Packages []string
+	Hooks    []string // shell, with the tree as $1, in order
+	Sources  []string // one-line apt sources; none for mmdebstrap's own
+	AptConf  []string // apt.conf lines for the build and for the machine
+}
+
+// baseRecipe is the recipe of what containers are unpacked from.
+func baseRecipe(ctx context.Context) recipe {
+	return recipe{
+		Kind: "nspawn", Arch: runtime.GOARCH, Suite: suite, Packages: basePackages, Hooks: []string{makeAdmin},
+		Sources: hostAptSources(suite), AptConf: hostAptProxy(ctx),
+	}
+}
+
+func (r recipe) key() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", []any{
+		r.Kind, r.Arch, r.Suite, r.Packages, r.Hooks, r.Sources, r.AptConf,
+	}))
+	return hex.EncodeToString(sum[:6])
+}
+
+// debianArch is Debian's name of a Go architecture.
+func debianArch(goarch string) (string, error) {
+	switch goarch {
+	case "amd64", "arm64":
+		return goarch, nil
+	}
+	return "", fmt.Errorf("no Debian machine is built for %s: only amd64 and arm64", goarch)
+}
+
+// args are mmdebstrap's, to write the tree as a tar file to out.
+func (r recipe) args(mode, out string) ([]string, error) {
+	arch, err := debianArch(r.Arch)
+	if err != nil {
+		return nil, err
+	}
+	a := []string{
+		"mmdebstrap", "--mode=" + mode, "--format=tar", "--variant=minbase", "--architectures=" + arch,
+		"--include=" + strings.Join(r.Packages, ","),
+		`--dpkgopt=path-exclude=/usr/share/man/*`, `--dpkgopt=path-exclude=/usr/share/doc/*`,
+		`--dpkgopt=path-include=/usr/share/doc/*/copyright`, `--dpkgopt=path-exclude=/usr/share/locale/*`,
+	}
+	for _, line := range r.AptConf {
+		a = append(a, "--aptopt="+line)
+	}
+	for _, hook := range r.Hooks {
+		a = append(a, "--customize-hook="+hook)
+	}
+	return append(append(a, r.Suite, out), r.Sources...), nil
+}
+
+// build runs mmdebstrap. scratch is emptied and holds what a crash leaves.
+func (r recipe) build(ctx context.Context, mode, scratch, out string) error {
+	if err := removeTree(scratch); err != nil {
+		return fmt.Errorf("empty %s: %w", scratch, err)
+	}
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return err
+	}
+	args, err := r.args(mode, out)
+	if err != nil {
+		return err
+	}
+	if _, err := (tool{args: args, env: []string{"TMPDIR=" + scratch, "LC_ALL=C"}, quiet: 20 * time.Second}).run(ctx); err != nil {
+		const cure = "check that apt works on this machine (`apt-get update`); a mirror or a proxy set up for apt is used here too"
+		return hint.Wrap(fmt.Errorf("build Debian %s from packages: %w", r.Suite, err), cure)
+	}
+	return os.RemoveAll(scratch)
+}
+
+// baseTar returns the tar file that containers are unpacked from, building it
+// first if the cache has none. Only root can.
+func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
+	r := baseRecipe(ctx)
+	dir := filepath.Join(cacheDir, "nspawn")
+	path := filepath.Join(dir, fmt.Sprintf("debian-13-%s-%s.tar", r.Arch, r.key()))
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	unlock, err := lockFile(ctx, filepath.Join(dir, "lock"), p)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(path); err == nil { // the one we waited for built it
+		return path, nil
+	}
+	p.Step("build the base system from Debian's packages")
+	part := filepath.Join(dir, "unfinished.tar")
+	if err := r.build(ctx, "root", filepath.Join(dir, "scratch"), part); err != nil {
+		return "", errors.Join(err, ignoreMissing(os.Remove(part)))
+	}
+	if err := publish(part, path); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// publish gives a finished file its name, once its bytes are on the disk.
+func publish(part, path string) error {
+	f, err := os.Open(part)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", part, err)
+	}
+	return os.Rename(part, path)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+var aptProxyLine = regexp.MustCompile(`(?m)^Acquire::(?:http|https)::Proxy(?:::[^ ]+)? "[^"]*";$`)
+
+// hostAptProxy returns the host's proxy settings for apt, as apt.conf lines.
+func hostAptProxy(ctx context.Context) []string {
+	dump, err := run(ctx, "apt-config", "dump")
+	if err != nil {
+		return nil // not a Debian: mmdebstrap brings an apt of its own, without settings
+	}
+	var lines []string
+	for _, line := range aptProxyLine.FindAllString(dump, -1) {
+		if !strings.Contains(line, `""`) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
