@@ -191,6 +191,11 @@ func (l *Lima) Create(ctx context.Context, p Progress) error {
 	if err := limaTools(runtime.GOOS, runtime.GOARCH); err != nil {
 		return err
 	}
+	unlock, err := l.lock(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if l.halfMade() {
 		// Only an empty folder goes: anything in it might be the user's.
 		if err := os.Remove(l.dir()); err != nil {
@@ -208,6 +213,12 @@ func (l *Lima) Create(ctx context.Context, p Progress) error {
 	return l.create(ctx, ctl, p)
 }
 
+// lock keeps two devboxes from creating, starting or removing one machine at the
+// same time. Stop and Kill do without: they must work while a boot hangs.
+func (l *Lima) lock(ctx context.Context, p Progress) (unlock func(), err error) {
+	return lockFile(ctx, filepath.Join(l.spec.StateDir, "lock"), p)
+}
+
 func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
 	base := limaBase{spec: l.spec, goarch: runtime.GOARCH, client: http.DefaultClient, build: BuildDisk}
 	image, err := base.choose(ctx, p)
@@ -220,9 +231,6 @@ func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
 	}
 	config, err := limaYAML(l.config(image, script))
 	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(l.spec.StateDir, 0o700); err != nil {
 		return err
 	}
 	// The file holds the host key and is of no use once Lima has its copy.
@@ -339,6 +347,11 @@ func (l *Lima) Start(ctx context.Context, p Progress) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := l.lock(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	inst, err := l.mine(ctx, ctl)
 	if err != nil {
 		return err
@@ -495,6 +508,11 @@ func (l *Lima) kill(ctx context.Context, ctl limactl, inst *limaInstance) error 
 
 // Destroy removes the instance. Lima keeps its downloads.
 func (l *Lima) Destroy(ctx context.Context) error {
+	unlock, err := l.lock(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	ctl, inst, err := l.existing(ctx)
 	if err != nil {
 		return err
@@ -510,7 +528,7 @@ func (l *Lima) Destroy(ctx context.Context) error {
 			return l.explain(fmt.Errorf("destroy machine %s: %w", l.spec.Name, err))
 		}
 	}
-	for _, left := range []string{"qemu", "known_hosts", l.spec.Name + ".yaml"} {
+	for _, left := range []string{"qemu", "known_hosts", l.spec.Name + ".yaml", "lock"} {
 		if err := os.RemoveAll(filepath.Join(l.spec.StateDir, left)); err != nil {
 			return fmt.Errorf("destroy machine %s: %w", l.spec.Name, err)
 		}
