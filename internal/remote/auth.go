@@ -157,12 +157,18 @@ func publicOf(file string) ssh.PublicKey {
 func (c *credentials) unlock(file string, text []byte) (signer ssh.Signer, err error) {
 	const tries = 3
 	for range tries {
-		var phrase []byte
-		c.paused(func() { phrase, err = c.o.Passphrase(c.ctx, file) })
-		if err != nil {
-			return nil, fmt.Errorf("ask for the passphrase of %s: %w", file, err)
+		var asking error
+		c.paused(func() {
+			var phrase []byte
+			if phrase, asking = c.o.Passphrase(c.ctx, file); asking == nil {
+				// Slow by design (bcrypt), and not the host's time either.
+				signer, err = ssh.ParsePrivateKeyWithPassphrase(text, phrase)
+			}
+		})
+		if asking != nil {
+			return nil, fmt.Errorf("ask for the passphrase of %s: %w", file, asking)
 		}
-		if signer, err = ssh.ParsePrivateKeyWithPassphrase(text, phrase); err == nil {
+		if err == nil {
 			return signer, nil
 		}
 	}

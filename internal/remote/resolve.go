@@ -106,9 +106,7 @@ func hopOf(e Endpoint, o Options, c *sshConfig) (Hop, error) {
 	default:
 		h.AgentSocket = path(agent)
 	}
-	if err := h.identities(e, o, c, path); err != nil {
-		return h, err
-	}
+	h.identities(e, o, c, path)
 	if err := h.knownHosts(e, o, c, path); err != nil {
 		return h, err
 	}
@@ -123,23 +121,18 @@ func hopOf(e Endpoint, o Options, c *sshConfig) (Hop, error) {
 	return h, nil
 }
 
-func (h *Hop) identities(e Endpoint, o Options, c *sshConfig, path func(string) string) error {
+func (h *Hop) identities(e Endpoint, o Options, c *sshConfig, path func(string) string) {
 	h.IdentitiesOnly = strings.EqualFold(c.first("identitiesonly"), "yes")
 	if len(e.IdentityFiles) > 0 {
 		h.IdentitiesOnly = true
 		for _, file := range e.IdentityFiles {
 			h.IdentityFiles = append(h.IdentityFiles, untilde(file, o.Home))
 		}
-		return nil
+		return
 	}
 	named := c.values["identityfile"]
 	for _, value := range named {
-		words, err := splitWords(value)
-		if err != nil {
-			return fmt.Errorf("ssh config: IdentityFile: %w", err)
-		}
-		// The library has taken the quotes of a name with blanks off.
-		file := strings.Join(words, " ")
+		file := strings.Trim(value, `"`)
 		if file == "none" || file == "" {
 			continue
 		}
@@ -152,7 +145,6 @@ func (h *Hop) identities(e Endpoint, o Options, c *sshConfig, path func(string) 
 			h.IdentityFiles = append(h.IdentityFiles, filepath.Join(o.Home, ".ssh", name))
 		}
 	}
-	return nil
 }
 
 func (h *Hop) knownHosts(e Endpoint, o Options, c *sshConfig, path func(string) string) error {
@@ -163,7 +155,7 @@ func (h *Hop) knownHosts(e Endpoint, o Options, c *sshConfig, path func(string) 
 		return nil
 	}
 	add := func(key string, otherwise ...string) error {
-		words, err := splitWords(c.first(key))
+		words, err := splitWords(c.raw(key))
 		if err != nil {
 			return fmt.Errorf("ssh config: %s: %w", key, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -99,11 +100,11 @@ func (c *Conn) await(ctx context.Context, s *ssh.Session, line, name string, sai
 		go kill(s)
 		return fmt.Errorf("run %s on %s: %w", shorten(name), c.hop.Alias, context.Cause(ctx))
 	case <-c.done:
-		// What came before the end still counts.
+		// What came before the end still counts; a caller's writer may block.
 		select {
 		case err := <-ended:
 			return c.exitError(err, name, said)
-		default:
+		case <-time.After(200 * time.Millisecond):
 			return fmt.Errorf("run %s on %s: %w", shorten(name), c.hop.Alias, c.Err())
 		}
 	}

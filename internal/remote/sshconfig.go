@@ -33,7 +33,11 @@ type sshConfig struct {
 	values    map[string][]string // lower-case keyword -> values
 }
 
-func (c *sshConfig) first(key string) string {
+// first is the value of a keyword that takes one word.
+func (c *sshConfig) first(key string) string { return strings.Trim(c.raw(key), `"`) }
+
+// raw is the value with its quotes.
+func (c *sshConfig) raw(key string) string {
 	if v := c.values[key]; len(v) > 0 {
 		return v[0]
 	}
@@ -267,6 +271,12 @@ func prepare(text string) (string, []match) {
 		case "host":
 			line = "Host " + strings.Join(strings.Fields(strings.ReplaceAll(value, `"`, "")), " ")
 		default:
+			// The library takes off what it thinks are the quotes of the whole
+			// value, as it does with `"a" "b"`.
+			value, _, _ = strings.Cut(value, "#")
+			if value = strings.TrimSpace(value); strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`) {
+				value = `"` + value + `"`
+			}
 			line = key + " " + value
 		}
 		lines[n] = line
