@@ -1,0 +1,33 @@
+#!/bin/sh
+# Prints the path of a litestream for GOOS/GOARCH, built from its module once and kept.
+set -eu
+version=v0.5.18
+cd "$(dirname "$0")/.."
+
+GOOS=${GOOS:-$(go env GOOS)}
+GOARCH=${GOARCH:-$(go env GOARCH)}
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/devbox/tools/litestream/$version/${GOOS}_$GOARCH
+binary=$folder/litestream
+if [ -x "$binary" ]; then
+	echo "$binary"
+	exit
+fi
+
+echo "building litestream $version for $GOOS/$GOARCH, once (about 5 minutes)" >&2
+mkdir -p "$folder"
+work=$(mktemp -d "$folder/.build.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM HUP
+# go install writes cross-built binaries into a folder of their own below GOPATH/bin and refuses GOBIN, and GOPATH is
+# where the module cache is. A module of one line knows neither limit.
+cd "$work"
+cat >go.mod <<EOF
+module build
+
+go 1.26.0
+EOF
+export GOOS GOARCH CGO_ENABLED=0 GOWORK=off GOFLAGS=-mod=mod
+go get "github.com/benbjohnson/litestream/cmd/litestream@$version" >&2
+go build -trimpath -buildvcs=false -ldflags="-s -w" -o litestream github.com/benbjohnson/litestream/cmd/litestream >&2
+mv litestream "$binary"
+echo "$binary"
