@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,8 @@ import (
 type Lima struct {
 	spec Spec
 }
+
+var _ Machine = (*Lima)(nil)
 
 // The states that `limactl list` tells and that matter here.
 const (
@@ -220,6 +221,9 @@ func (l *Lima) lock(ctx context.Context, p Progress) (unlock func(), err error) 
 }
 
 func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
+	if err := checkFree(limaHome(), minFree); err != nil {
+		return fmt.Errorf("create machine %s: %w", l.spec.Name, err)
+	}
 	base := limaBase{spec: l.spec, goarch: runtime.GOARCH, client: http.DefaultClient, build: BuildDisk}
 	image, err := base.choose(ctx, p)
 	if err != nil {
@@ -420,7 +424,7 @@ func (l *Lima) pin(inst *limaInstance) error {
 	if err := os.MkdirAll(l.spec.StateDir, 0o700); err != nil {
 		return err
 	}
-	return writeKnownHosts(e.KnownHostsFile, net.JoinHostPort(e.Host, strconv.Itoa(e.Port)), limaHostKey(inst.scripts()))
+	return writeKnownHosts(e.KnownHostsFile, e.Host, e.Port, limaHostKey(inst.scripts()))
 }
 
 func (l *Lima) pinNow(ctx context.Context, ctl limactl) error {

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"devbox/internal/hint"
 )
 
@@ -137,6 +139,29 @@ func (b limaBase) createError(err error, image limaImage) error {
 		return hint.Wrap(fmt.Errorf("%s: %s: %w", field, base.URL, err), "check the address, and that this machine reaches it")
 	}
 	return err
+}
+
+// minFree is what a new machine writes before it does anything: the base image
+// and the first packages of its own.
+const minFree = 2 << 30
+
+// checkFree refuses to begin what the disk under dir cannot hold.
+func checkFree(dir string, want uint64) error {
+	for ; ; dir = filepath.Dir(dir) {
+		var s unix.Statfs_t
+		err := unix.Statfs(dir, &s)
+		if errors.Is(err, os.ErrNotExist) && dir != filepath.Dir(dir) {
+			continue // not made yet: the folder above it has the same disk
+		}
+		if err != nil {
+			return fmt.Errorf("ask for free space: %s: %w", dir, err)
+		}
+		if free := s.Bavail * uint64(s.Bsize); free < want {
+			return hint.Errorf("make room, `limactl prune` for one, or set LIMA_HOME to a folder on another disk",
+				"%s has %d MiB free, a machine needs %d MiB to begin with", dir, free>>20, want>>20)
+		}
+		return nil
+	}
 }
 
 func (b limaBase) head(ctx context.Context, location string) (int, error) {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
 )
 
 // Lima gives the guest a new instance-id at every boot, at which cloud-init
@@ -89,10 +88,10 @@ func limaHostKey(scripts []string) ssh.PublicKey {
 	return nil
 }
 
-// writeKnownHosts makes path a known_hosts file with one entry. It is left alone
-// if it says so already.
-func writeKnownHosts(path, addr string, key ssh.PublicKey) error {
-	want := []byte(knownhosts.Line([]string{knownhosts.Normalize(addr)}, key) + "\n")
+// writeKnownHosts makes path a known_hosts file with one entry, in the form of
+// sshd(8) for a port other than 22. It is left alone if it says so already.
+func writeKnownHosts(path, host string, port int, key ssh.PublicKey) error {
+	want := append(fmt.Appendf(nil, "[%s]:%d ", host, port), ssh.MarshalAuthorizedKey(key)...)
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want) {
 		return nil
 	}
