@@ -69,7 +69,7 @@ func parseDeb822(text string) []aptSource {
 	fields := map[string]string{}
 	last := ""
 	flush := func() {
-		if slices.Contains(strings.Fields(fields["types"]), "deb") && !strings.EqualFold(fields["enabled"], "no") {
+		if slices.Contains(strings.Fields(fields["types"]), "deb") && !strings.EqualFold(strings.TrimSpace(fields["enabled"]), "no") {
 			for _, uri := range strings.Fields(fields["uris"]) {
 				for _, suite := range strings.Fields(fields["suites"]) {
 					found = append(found, aptSource{uri, suite, strings.Fields(fields["components"])})

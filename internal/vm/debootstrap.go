@@ -32,7 +32,7 @@ const AdminUser = "devbox"
 
 // makeAdmin is run by the shell on the finished tree, $1.
 const makeAdmin = `set -e
-chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash ` + AdminUser + `
+chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash --groups adm,sudo,systemd-journal ` + AdminUser + `
 echo '` + AdminUser + ` ALL=(ALL) NOPASSWD:ALL' >"$1/etc/sudoers.d/` + AdminUser + `"
 chmod 440 "$1/etc/sudoers.d/` + AdminUser + `"
 rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub "$1/etc/hostname" "$1/etc/resolv.conf"

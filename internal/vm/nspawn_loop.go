@@ -2,21 +2,16 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-type loopDevice struct {
-	Name string `json:"name"`
-	Ino  uint64 `json:"back-ino"`
-	Dev  string `json:"back-maj:min"`
-}
 
 // detachLoops frees loop devices that the stopped machine left behind. Those
 // of units go by themselves with the last process; those that `losetup` made
@@ -28,30 +23,16 @@ func (n *Nspawn) detachLoops(ctx context.Context) error {
 	if found, _ := filepath.Glob("/sys/block/loop*/loop/backing_file"); len(found) == 0 {
 		return nil
 	}
-	out, err := run(ctx, "losetup", "--json", "--list", "--output=NAME,BACK-INO,BACK-MAJ:MIN")
+	out, err := run(ctx, "losetup", "--list", "--noheadings", "--raw", "--output=NAME,BACK-INO,BACK-MAJ:MIN")
 	if err != nil {
 		return err
-	}
-	if out == "" {
-		return nil
-	}
-	var list struct {
-		Devices []loopDevice `json:"loopdevices"`
-	}
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		return fmt.Errorf("read `losetup --json`: %w", err)
 	}
 	var st syscall.Stat_t
 	if err := syscall.Stat(n.path("root"), &st); err != nil {
 		return ignoreMissing(err)
 	}
 	dev := uint64(st.Dev)
-	here := map[uint64]string{}
-	for _, d := range list.Devices {
-		if d.Dev == fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) {
-			here[d.Ino] = d.Name
-		}
-	}
+	here := loopsOn(out, fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)))
 	if len(here) == 0 {
 		return nil
 	}
@@ -64,7 +45,7 @@ func (n *Nspawn) detachLoops(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if name, ok := here[info.Sys().(*syscall.Stat_t).Ino]; ok {
+		for _, name := range here[info.Sys().(*syscall.Stat_t).Ino] {
 			if _, err := run(ctx, "losetup", "--detach", name); err != nil && fileExists(filepath.Join("/sys/block", filepath.Base(name), "loop")) {
 				errs = append(errs, err)
 			}
@@ -72,4 +53,20 @@ func (n *Nspawn) detachLoops(ctx context.Context) error {
 		return nil
 	})
 	return errors.Join(append(errs, ignoreMissing(err))...)
+}
+
+// loopsOn reads losetup's list: the loop devices by the inode of their file,
+// for the file system dev.
+func loopsOn(list, dev string) map[uint64][]string {
+	found := map[uint64][]string{}
+	for line := range strings.Lines(list) {
+		f := strings.Fields(strings.ReplaceAll(line, `\x20`, " ")) // padding, in util-linux 2.38
+		if len(f) != 3 || f[2] != dev {
+			continue
+		}
+		if ino, err := strconv.ParseUint(f[1], 10, 64); err == nil {
+			found[ino] = append(found[ino], f[0])
+		}
+	}
+	return found
 }

@@ -135,9 +135,10 @@ func (n *Nspawn) ensureNet(ctx context.Context, leader int) error {
 			if err := n.dropNet(ctx); err != nil {
 				return err
 			}
-			if net = chosen; writeAtomic(n.path("subnet"), net.String()+"\n", 0o600) != nil {
+			if err := writeAtomic(n.path("subnet"), chosen.String()+"\n", 0o600); err != nil {
 				return err
 			}
+			net = chosen
 		}
 	}
 	if err := n.ensureNamespace(ctx, leader); err != nil {
