@@ -1,0 +1,97 @@
+// Command devbox-host is devbox's side on a host. The deploy user may run it as
+// root, and nothing else, so it trusts nothing that it is given.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"devbox/internal/hint"
+	"devbox/internal/release"
+)
+
+// version is set when devbox builds this program.
+var version = "dev"
+
+const usage = `devbox-host is devbox's side on a host; it runs as root.
+
+  devbox-host serve                      talk to a devbox client on stdin and stdout
+  devbox-host status [--json] [APP]      what runs
+  devbox-host recover [--boot] [APP]     undo or finish what was interrupted, start what is down
+  devbox-host forget APP                 take an app off; its own data stays
+  devbox-host logs APP [UNIT] [-f] [--lines N] [--cursor C] [--json]
+  devbox-host version
+`
+
+func main() {
+	// A connection that drops must not end an activation half-way.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout)
+	stop()
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "error:", err)
+	if cure := hint.Of(err); cure != "" {
+		fmt.Fprintln(os.Stderr, "hint:", cure)
+	}
+	if errors.Is(err, errUsage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+var errUsage = errors.New("wrong arguments")
+
+func wrong(format string, args ...any) error {
+	return hint.Wrap(fmt.Errorf("%w: %w", errUsage, fmt.Errorf(format, args...)), "run `devbox-host help`")
+}
+
+func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	if len(args) == 0 {
+		return wrong("no command")
+	}
+	command, args := args[0], args[1:]
+	switch command {
+	case "help", "-h", "--help":
+		_, err := io.WriteString(out, usage)
+		return err
+	case "version", "--version":
+		_, err := fmt.Fprintln(out, version)
+		return err
+	case "serve", "status", "recover", "forget", "logs":
+	default:
+		return wrong("there is no command %q", command)
+	}
+	if os.Geteuid() != 0 {
+		return hint.Errorf("run it with sudo", "devbox-host runs as root")
+	}
+	if command == "logs" {
+		return logs(args)
+	}
+	systemd, err := release.Connect()
+	if err != nil {
+		return err
+	}
+	defer systemd.Close()
+	host := release.New(systemd, "/")
+	switch command {
+	case "serve":
+		if len(args) > 0 {
+			return wrong("serve takes no arguments")
+		}
+		return host.Serve(ctx, in, out, version)
+	case "status":
+		return status(ctx, host, args, out)
+	case "recover":
+		return recoverApps(ctx, host, args, out)
+	default:
+		return forget(ctx, host, args)
+	}
+}

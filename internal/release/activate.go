@@ -1,0 +1,276 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strconv"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/image"
+	"devbox/internal/protocol"
+)
+
+// Activate makes a received image what the app runs, or leaves what ran before
+// running. event is told of the plan, of each phase, and last of the Result;
+// after that, Activate still cleans up. Once begun it is not interrupted by
+// ctx: half a switch is worse than a finished one.
+func (h *Host) Activate(ctx context.Context, req protocol.Activate, event func(protocol.Event)) error {
+	a, err := h.open(req.App)
+	if err != nil {
+		return err
+	}
+	who := req.By
+	if who == "" {
+		who = "another session"
+	}
+	unlock, err := a.lock(ctx, who, lockWait)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ctx = context.WithoutCancel(ctx)
+	if _, err := a.recover(ctx, online); err != nil {
+		return fmt.Errorf("finish what was interrupted: %w", err)
+	}
+	rep := newReport(event)
+	act, err := a.prepare(ctx, req, rep)
+	if err != nil {
+		return err
+	}
+	if req.DryRun {
+		act.answer(protocol.Result{Outcome: protocol.Planned, Serving: act.serving()})
+		return nil
+	}
+	if act.same {
+		return act.keep(ctx)
+	}
+	return act.change(ctx)
+}
+
+// activation is one on its way.
+type activation struct {
+	*app
+	state state
+	to    target
+	plan  Plan
+	seen  seen
+	same  bool // the release runs already
+	rep   *report
+}
+
+// prepare finds out what is to be done. It changes nothing.
+func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (*activation, error) {
+	st, err := a.readState()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := a.sumsOf(ctx, req.Digest); err != nil {
+		return nil, hint.Wrap(err, "send it first")
+	}
+	next := protocol.Release{ID: "r" + strconv.Itoa(st.Last+1), Digest: req.Digest, Settings: req.Settings,
+		By: req.By, Source: req.Source, At: time.Now().UTC().Truncate(time.Second)}
+	act := &activation{app: a, state: st, rep: rep}
+	if cur := st.Current; cur != nil && cur.Digest == next.Digest && reflect.DeepEqual(cur.Settings, next.Settings) && !req.All {
+		act.same = true
+		next = *cur
+	}
+	reasons, diff, err := act.compare(next)
+	if err != nil {
+		return nil, err
+	}
+	if req.All {
+		for _, u := range act.to.Units {
+			if act.to.wanted(u) && u.Type == "service" {
+				reasons[u.Name] = why{true, "restart of everything was asked for"}
+			}
+		}
+	}
+	if err := a.foreign(act.to); err != nil {
+		return nil, err
+	}
+	if act.seen, err = a.observe(ctx, act.to); err != nil {
+		return nil, err
+	}
+	down := DownNudge
+	if act.same {
+		down = DownRestart
+	}
+	act.plan = makePlan(a.place, act.to, act.seen, reasons, down)
+	act.plan.Public.First = st.Current == nil
+	act.plan.Public.Changed = edits(diff)
+	if act.plan.Attach {
+		if err := a.checkProfile(ctx, act.to.profile()); err != nil {
+			return nil, err
+		}
+	}
+	rep.phase("compare")
+	rep.event(protocol.Event{Plan: &act.plan.Public})
+	return act, nil
+}
+
+// compare reads the units of the release and what its image changes.
+func (act *activation) compare(next protocol.Release) (map[string]why, image.Diff, error) {
+	none := image.Diff{}
+	img, err := image.Open(act.image(short(next.Digest)))
+	if err != nil {
+		return nil, none, err
+	}
+	defer img.Close()
+	if act.to, err = targetOf(img, act.name, next); err != nil {
+		return nil, none, err
+	}
+	cur := act.state.Current
+	if cur == nil {
+		return allOf(act.to, "first release"), none, nil
+	}
+	old, err := image.Open(act.image(short(cur.Digest)))
+	if errors.Is(err, os.ErrNotExist) {
+		return allOf(act.to, "the image that runs is no longer on disk to compare with"), none, nil
+	}
+	if err != nil {
+		return nil, none, err
+	}
+	defer old.Close()
+	was, err := targetOf(old, act.name, protocol.Release{Digest: cur.Digest})
+	if err != nil {
+		return nil, none, err
+	}
+	diff := none
+	if cur.Digest != next.Digest {
+		if diff, err = image.Compare(old, img); err != nil {
+			return nil, none, err
+		}
+	}
+	return reasonsOf(image.Affected(was.images(), act.to.images(), diff)), diff, nil
+}
+
+func (t target) images() []image.Unit {
+	var units []image.Unit
+	for _, u := range t.Units {
+		units = append(units, u.Unit)
+	}
+	return units
+}
+
+func allOf(t target, text string) map[string]why {
+	m := map[string]why{}
+	for _, u := range t.Units {
+		m[u.Name] = why{true, text}
+	}
+	return m
+}
+
+func (act *activation) serving() string {
+	if act.state.Current != nil {
+		return act.state.Current.ID
+	}
+	return ""
+}
+
+// answer sends the result, as the last event of the request.
+func (act *activation) answer(r protocol.Result) {
+	r.Release = act.to.Release.ID
+	r.Plan, r.Phases = act.plan.Public, act.rep.phases
+	act.rep.event(protocol.Event{Result: &r, Done: true})
+}
+
+// keep makes sure that what runs already does run.
+func (act *activation) keep(ctx context.Context) error {
+	r := protocol.Result{Outcome: protocol.Unchanged, Serving: act.to.Release.ID}
+	if !act.plan.Empty() {
+		err := act.install(ctx, act.to, &act.plan, act.rep)
+		if err == nil {
+			err = act.run(ctx, act.to, &act.plan, act.rep, stopGrace)
+		}
+		if err != nil {
+			r.Outcome, r.Failure = protocol.Failed, failure(err)
+		}
+	}
+	act.answer(r)
+	return nil
+}
+
+// change goes to the new release, and back if it is no good.
+func (act *activation) change(ctx context.Context) error {
+	j := journal{From: act.state.Current, To: act.to.Release, Plan: act.plan.Public, Before: map[string]string{}}
+	for name, u := range act.seen.Units {
+		if u.State.up() {
+			j.Before[name] = u.State.Invocation
+		}
+	}
+	if err := writeJSON(act.place.journal(), j); err != nil {
+		return err
+	}
+	crashpoint("journal")
+	act.rep.phase("journal")
+	err := act.install(ctx, act.to, &act.plan, act.rep)
+	if err == nil {
+		err = act.run(ctx, act.to, &act.plan, act.rep, graceful)
+	}
+	if err != nil {
+		return act.giveUp(ctx, &j, err)
+	}
+	crashpoint("healthy")
+	st, err := act.commit(act.state, j.To)
+	if err != nil {
+		return act.giveUp(ctx, &j, err)
+	}
+	crashpoint("committed")
+	act.rep.phase("commit")
+	act.answer(protocol.Result{Outcome: protocol.Committed, Serving: j.To.ID})
+	return act.finish(st, j.To, protocol.Committed)
+}
+
+// giveUp brings the release before back and says so.
+func (act *activation) giveUp(ctx context.Context, j *journal, cause error) error {
+	r := protocol.Result{Outcome: protocol.RolledBack, Serving: act.serving(), Failure: failure(cause)}
+	act.rep.phase("failure")
+	err := act.undo(ctx, j, newReport(nil), online)
+	switch {
+	case err != nil && j.From == nil:
+		r.Outcome = protocol.Failed
+		r.Failure.Cause += fmt.Sprintf("; taking it off again failed too: %v", err)
+	case err != nil:
+		r.Outcome = protocol.Failed
+		r.Failure.Cause += fmt.Sprintf("; %s was put back but is not well either: %v", j.From.ID, err)
+	case j.From == nil:
+		r.Outcome = protocol.Failed
+	}
+	act.rep.phase("rollback")
+	st := act.state
+	st.Last = number(j.To.ID)
+	if werr := writeJSON(act.place.state(), st); werr != nil {
+		return errors.Join(cause, werr)
+	}
+	act.answer(r)
+	return act.finish(st, j.To, r.Outcome)
+}
+
+// commit makes to the confirmed release.
+func (a *app) commit(st state, to protocol.Release) (state, error) {
+	to.Outcome = protocol.Committed
+	if st.Current != nil && st.Current.Digest+st.Current.ID != to.Digest+to.ID {
+		st.Previous = st.Current
+	}
+	st.Current, st.Last = &to, number(to.ID)
+	return st, writeJSON(a.place.state(), st)
+}
+
+// finish writes the history, drops the journal and deletes old images. Nothing
+// of it is needed for what runs.
+func (a *app) finish(st state, r protocol.Release, outcome string) error {
+	r.Outcome = outcome
+	if err := a.addHistory(r); err != nil {
+		return err
+	}
+	crashpoint("history")
+	if err := removeIfThere(a.place.journal()); err != nil {
+		return err
+	}
+	crashpoint("dropped")
+	return a.collect(st)
+}

@@ -1,0 +1,193 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/protocol"
+)
+
+// fault is why a release cannot be kept. It is an error, so that what systemd
+// refuses and what a unit did wrong go the same way.
+type fault struct {
+	unit  string
+	cause string
+	log   []string
+}
+
+func (f *fault) Error() string { return f.cause }
+
+// install brings the files of a target into place: everything up to, and not
+// including, starting a unit. It may be interrupted at any point and repeated.
+func (a *app) install(ctx context.Context, t target, p *Plan, rep *report) error {
+	if err := a.stop(ctx, slices.Concat(p.Vanished, p.Release), graceful); err != nil {
+		return err
+	}
+	if err := a.disable(ctx, slices.Concat(p.Vanished, p.Disable)); err != nil {
+		return err
+	}
+	crashpoint("stopped")
+	if err := a.switchTo(t, p); err != nil {
+		return err
+	}
+	rep.phase("switch")
+	if p.Attach {
+		if err := a.sys.Attach(ctx, a.attached(), a.name, t.profile()); err != nil {
+			return err
+		}
+		crashpoint("attached")
+		rep.phase("attach")
+	}
+	if err := a.cleanUnits(p.Vanished); err != nil {
+		return err
+	}
+	if err := a.writeDropIns(p.DropIns); err != nil {
+		return err
+	}
+	crashpoint("drop-ins")
+	if len(p.Enable) > 0 {
+		if err := a.sys.Enable(ctx, p.Enable); err != nil {
+			return err
+		}
+	}
+	if p.Reload {
+		if err := a.sys.Reload(ctx); err != nil {
+			return err
+		}
+		crashpoint("reloaded")
+		rep.phase("reload")
+	}
+	return a.verify(t)
+}
+
+// switchTo makes the image, and the file that says which release it is, those
+// of the target.
+func (a *app) switchTo(t target, p *Plan) error {
+	env, err := readIfThere(a.place.env())
+	if err != nil {
+		return err
+	}
+	if want := t.envFile(); string(env) != string(want) {
+		if err := writeSynced(a.place.env(), want); err != nil {
+			return err
+		}
+	}
+	crashpoint("env")
+	if !p.Switch {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(a.attached()), 0o700); err != nil {
+		return err
+	}
+	if err := linkOver(a.image(short(t.Release.Digest)), a.attached()); err != nil {
+		return fmt.Errorf("switch %s: %w", a.attached(), err)
+	}
+	crashpoint("switched")
+	return nil
+}
+
+func (a *app) disable(ctx context.Context, units []string) error {
+	if len(units) == 0 {
+		return nil
+	}
+	return a.sys.Disable(ctx, units)
+}
+
+// cleanUnits removes what is left of units that no image has any more.
+func (a *app) cleanUnits(units []string) error {
+	for _, name := range units {
+		err := errors.Join(os.RemoveAll(a.unitD(name)), removeIfThere(a.unit(name)), a.removeDropIn(name))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) removeDropIn(unit string) error {
+	if err := removeIfThere(a.dropIn(unit)); err != nil {
+		return err
+	}
+	// The folder may hold a person's own drop-ins.
+	_ = os.Remove(filepath.Dir(a.dropIn(unit)))
+	return nil
+}
+
+func (a *app) writeDropIns(files map[string]string) error {
+	for unit, text := range files {
+		name := a.dropIn(unit)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
+		if err := writeSynced(name, []byte(text)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run starts and restarts what a plan names, and judges the release by it.
+func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry time.Duration) error {
+	for _, socket := range p.Sockets {
+		if err := a.restartAll(ctx, []string{socket}, deadlineOf(t.Release.Settings.Health), hurry); err != nil {
+			return err
+		}
+	}
+	crashpoint("sockets")
+	if err := a.nudge(ctx, p.Nudge); err != nil {
+		return err
+	}
+	began := time.Now()
+	limit := deadlineOf(t.Release.Settings.Health)
+	if err := a.restartAll(ctx, p.Restart, limit, hurry); err != nil {
+		return err
+	}
+	crashpoint("restarted")
+	rep.phase("restart")
+	// Time that old processes took to end is not the new release's.
+	left := max(limit-time.Since(began), limit/2)
+	if err := a.settle(ctx, t, p.Restart, left); err != nil {
+		return err
+	}
+	rep.phase("health")
+	return nil
+}
+
+func (a *app) nudge(ctx context.Context, units []string) error {
+	for _, unit := range units {
+		if err := a.sys.ResetFailed(ctx, unit); err != nil {
+			return err
+		}
+		// That it does not come up is not this release's fault: see Plan.Nudge.
+		_, _ = a.sys.Queue(ctx, Start, unit)
+	}
+	return nil
+}
+
+// checkProfile refuses a profile that the host does not have: portabled would
+// attach without one, and the services would run unconfined.
+func (a *app) checkProfile(ctx context.Context, profile string) error {
+	have, err := a.sys.Profiles(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(have, profile) {
+		return hint.Errorf(fmt.Sprintf("use one of %v", have), "this host has no portable profile %q", profile)
+	}
+	return nil
+}
+
+// failure describes err for the client.
+func failure(err error) *protocol.Failure {
+	var f *fault
+	if errors.As(err, &f) {
+		return &protocol.Failure{Unit: f.unit, Cause: f.cause, Log: f.log}
+	}
+	return &protocol.Failure{Cause: err.Error()}
+}

@@ -1,0 +1,77 @@
+package release
+
+import (
+	"context"
+	"os"
+	"slices"
+)
+
+// Forget takes an app off this host: its units are stopped, disabled and
+// detached, and all that devbox keeps of it is deleted. What the app itself
+// stored (StateDirectory= and its kin) stays.
+func (h *Host) Forget(ctx context.Context, name string) error {
+	a, err := h.open(name)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(a.dir()); os.IsNotExist(err) {
+		return nil
+	}
+	unlock, err := a.lock(ctx, "devbox-host forget", lockWait)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.dismantle(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	return os.RemoveAll(a.dir())
+}
+
+// dismantle stops and detaches all units of the app. It never asks portabled to
+// clean: that would delete the app's own data.
+func (a *app) dismantle(ctx context.Context) error {
+	set, err := a.attachedUnits()
+	if err != nil {
+		return err
+	}
+	var units, running []string
+	for name := range set {
+		units = append(units, name)
+		if !isTemplate(name) {
+			running = append(running, name)
+			continue
+		}
+		instances, err := a.sys.Instances(ctx, name)
+		if err != nil {
+			return err
+		}
+		running = append(running, instances...)
+	}
+	slices.Sort(units)
+	slices.Sort(running) // x.service before x.socket, x.timer: all are asked at once
+	if err := a.stop(ctx, running, stopGrace); err != nil {
+		return err
+	}
+	if err := a.disable(ctx, units); err != nil {
+		return err
+	}
+	if len(units) > 0 {
+		if err := a.sys.Detach(ctx, a.attached()); err != nil {
+			return err
+		}
+	}
+	// portabled leaves files that it does not know, as after a crash of its own.
+	if err := a.cleanUnits(units); err != nil {
+		return err
+	}
+	if err := removeIfThere(a.attached()); err != nil {
+		return err
+	}
+	for _, unit := range running {
+		if err := a.sys.ResetFailed(ctx, unit); err != nil {
+			return err
+		}
+	}
+	return a.sys.Reload(ctx)
+}

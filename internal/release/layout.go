@@ -1,0 +1,139 @@
+package release
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Where things are on a host, below root ("/" but in tests).
+const (
+	stateDir    = "var/lib/devbox"
+	portableDir = "var/lib/portables"
+	attachedDir = "etc/systemd/system.attached"
+	unitDir     = "etc/systemd/system"
+
+	dropInName  = "50-devbox.conf"
+	profileName = "10-profile.conf"
+	markerName  = "20-portable.conf"
+)
+
+// place knows the paths of one app.
+type place struct {
+	root string
+	app  string
+}
+
+func (p place) dir(elem ...string) string {
+	return filepath.Join(append([]string{p.root, stateDir, p.app}, elem...)...)
+}
+
+func (p place) lock() string     { return p.dir("lock") }
+func (p place) journal() string  { return p.dir("journal.json") }
+func (p place) state() string    { return p.dir("state.json") }
+func (p place) env() string      { return p.dir("release.env") }
+func (p place) images() string   { return p.dir("images") }
+func (p place) releases() string { return p.dir("releases") }
+
+func (p place) image(version string) string {
+	return filepath.Join(p.images(), p.app+"_"+version+".raw")
+}
+
+func (p place) sums(version string) string {
+	return filepath.Join(p.images(), p.app+"_"+version+".sums")
+}
+
+// attached is the path that the app is attached under, whatever its release.
+func (p place) attached() string { return filepath.Join(p.root, portableDir, p.app+".raw") }
+
+func (p place) unit(name string) string  { return filepath.Join(p.root, attachedDir, name) }
+func (p place) unitD(name string) string { return p.unit(name) + ".d" }
+func (p place) dropIn(name string) string {
+	return filepath.Join(p.root, unitDir, name+".d", dropInName)
+}
+
+// writeSynced puts data under name so that after a power cut there is either
+// what was there before or all of data.
+func writeSynced(name string, data []byte) error {
+	if err := replaceFile(name, data); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// replaceFile is writeSynced without the folder: the rename itself may be lost.
+func replaceFile(name string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("write %s: %w", name, err), removeIfThere(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("sync folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+// linkOver makes name a hard link to target, replacing what is there, and
+// syncs the folder.
+func linkOver(target, name string) error {
+	temp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".devbox")
+	if err := removeIfThere(temp); err != nil {
+		return err
+	}
+	if err := os.Link(target, temp); err != nil {
+		return err
+	}
+	// rename(2) does nothing if both are links to the same file.
+	if sameFile(target, name) {
+		return removeIfThere(temp)
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return errors.Join(err, removeIfThere(temp))
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func sameFile(a, b string) bool {
+	ai, aerr := os.Stat(a)
+	bi, berr := os.Stat(b)
+	return aerr == nil && berr == nil && os.SameFile(ai, bi)
+}
+
+func removeIfThere(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

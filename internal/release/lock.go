@@ -1,0 +1,84 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"devbox/internal/hint"
+	"devbox/internal/protocol"
+)
+
+// CodedError is an error that the client can act on by itself: Code is one of
+// protocol's.
+type CodedError struct {
+	Code string
+	Err  error
+}
+
+func (e *CodedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error that the code is about.
+func (e *CodedError) Unwrap() error { return e.Err }
+
+// lockWait is how long a second session waits for the first one's activation
+// before it is told that the app is busy.
+const lockWait = 3 * time.Second
+
+// lock takes the app's kernel lock, which ends with the process that holds it
+// and so is never left behind. who is shown to others that want it.
+func (a *app) lock(ctx context.Context, who string, wait time.Duration) (unlock func(), err error) {
+	if err := os.MkdirAll(a.dir(), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(a.place.lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	give := time.Now().Add(wait)
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		if time.Now().After(give) {
+			defer f.Close()
+			return nil, &CodedError{protocol.CodeBusy, hint.Errorf("wait for it to end and try again",
+				"%s is being changed by %s", a.name, holder(f))}
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	// Not synced: it is read only while this process lives.
+	text := fmt.Sprintf("%s (process %d, since %s)\n", who, os.Getpid(), time.Now().Format("15:04:05"))
+	if err := f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(text), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func holder(f *os.File) string {
+	b := make([]byte, 512)
+	n, _ := f.ReadAt(b, 0)
+	if text := strings.TrimSpace(string(b[:n])); text != "" {
+		return text
+	}
+	return "another session"
+}

@@ -1,0 +1,222 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"devbox/internal/image"
+	"devbox/internal/protocol"
+)
+
+// When says in which state of the host something is put right.
+type When int
+
+const (
+	online When = iota // systemd is up: start what should run
+	atBoot             // before the app's units start: put files right, systemd starts them
+)
+
+// verdict is what is to be done about a journal that was found.
+type verdict int
+
+const (
+	nothing  verdict = iota // there is no journal
+	complete                // the release was committed: only the cleaning up is missing
+	undo                    // it was not
+)
+
+// judge decides about an interrupted activation, from what is on disk alone.
+func judge(st state, j *journal) verdict {
+	switch {
+	case j == nil:
+		return nothing
+	case st.Current != nil && st.Current.ID == j.To.ID:
+		return complete
+	}
+	return undo
+}
+
+// Hello finishes or undoes an interrupted activation and attaches again what
+// portabled lost, and says what it did. If the app is being changed right now,
+// it leaves that alone.
+func (h *Host) Hello(ctx context.Context, name string) (string, error) {
+	a, err := h.open(name)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := a.lock(ctx, "a session that is being opened", 0)
+	if err != nil {
+		return "", nil
+	}
+	defer unlock()
+	return a.recover(context.WithoutCancel(ctx), online)
+}
+
+// Recover is Hello and starts what is down, and says each thing that it did.
+func (h *Host) Recover(ctx context.Context, name string, boot bool) ([]string, error) {
+	a, err := h.open(name)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := a.lock(ctx, "devbox-host recover", lockWait)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	ctx = context.WithoutCancel(ctx)
+	when := online
+	if boot {
+		when = atBoot
+	}
+	var done []string
+	text, err := a.recover(ctx, when)
+	if text != "" {
+		done = append(done, text)
+	}
+	if err != nil || boot {
+		return done, err
+	}
+	st, err := a.readState()
+	if err != nil || st.Current == nil {
+		return done, err
+	}
+	p, err := a.restore(ctx, *st.Current, nil, newReport(nil), online, DownRestart)
+	for _, u := range p.Public.Restart {
+		done = append(done, "restarted "+u.Unit+": "+u.Why)
+	}
+	return done, err
+}
+
+// recover deals with a journal that an interrupted activation left, and with
+// unit files that are not what the current release wants.
+func (a *app) recover(ctx context.Context, when When) (string, error) {
+	st, err := a.readState()
+	if err != nil {
+		return "", err
+	}
+	j, err := a.readJournal()
+	if err != nil {
+		return "", err
+	}
+	switch judge(st, j) {
+	case complete:
+		return "completed " + j.To.ID, a.finish(st, *st.Current, protocol.Committed)
+	case undo:
+		if err := a.undo(ctx, j, newReport(nil), when); err != nil {
+			return "", fmt.Errorf("undo %s: %w", j.To.ID, err)
+		}
+		st.Last = number(j.To.ID)
+		if err := writeJSON(a.place.state(), st); err != nil {
+			return "", err
+		}
+		text := "undid " + j.To.ID + ", which was interrupted; nothing ran before"
+		if j.From != nil {
+			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " runs"
+		}
+		return text, a.finish(st, j.To, "interrupted")
+	}
+	if st.Current == nil {
+		return "", nil
+	}
+	return a.repairFiles(ctx, *st.Current, when)
+}
+
+// repairFiles puts back unit files, drop-ins and the attached image if
+// something else than devbox has changed or lost them.
+func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) (string, error) {
+	t, s, err := a.look(ctx, cur)
+	if err != nil {
+		return "", err
+	}
+	p := makePlan(a.place, t, s, nil, DownRestart)
+	if !p.Switch && !p.Reload {
+		return "", nil
+	}
+	if err := a.carryOut(ctx, t, &p, newReport(nil), when); err != nil {
+		return "", fmt.Errorf("put %s back in place: %w", cur.ID, err)
+	}
+	return "put the unit files and the image of " + cur.ID + " back in place", nil
+}
+
+func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when When) error {
+	if err := a.install(ctx, t, p, rep); err != nil {
+		return err
+	}
+	if when == atBoot {
+		return nil
+	}
+	return a.run(ctx, t, p, rep, stopGrace)
+}
+
+// look reads a release's units and what the host has of them.
+func (a *app) look(ctx context.Context, r protocol.Release) (target, seen, error) {
+	img, err := image.Open(a.image(short(r.Digest)))
+	if err != nil {
+		return target{}, seen{}, err
+	}
+	defer img.Close()
+	t, err := targetOf(img, a.name, r)
+	if err != nil {
+		return target{}, seen{}, err
+	}
+	s, err := a.observe(ctx, t)
+	return t, s, err
+}
+
+// undo brings back what ran before an activation.
+func (a *app) undo(ctx context.Context, j *journal, rep *report, when When) error {
+	if j.From == nil {
+		return a.dismantle(ctx)
+	}
+	_, err := a.restore(ctx, *j.From, j.Before, rep, when, DownNudge)
+	return err
+}
+
+// restore brings a release back. before has the invocations of units that ran
+// it: those are left alone as long as they are the same.
+func (a *app) restore(ctx context.Context, r protocol.Release, before map[string]string, rep *report, when When, down Down) (Plan, error) {
+	t, s, err := a.look(ctx, r)
+	if err != nil {
+		return Plan{}, err
+	}
+	p := makePlan(a.place, t, s, touched(s, before, r.ID), down)
+	if when == online {
+		if err := a.stopHung(ctx, t, &p, s); err != nil {
+			return p, err
+		}
+	}
+	return p, a.carryOut(ctx, t, &p, rep, when)
+}
+
+// touched finds the units that ran before and have been stopped or restarted
+// since.
+func touched(s seen, before map[string]string, id string) map[string]why {
+	m := map[string]why{}
+	for name, invocation := range before {
+		if u, ok := s.Units[name]; ok && (!u.State.up() || u.State.Invocation != invocation) {
+			m[name] = why{true, "back to " + id}
+		}
+	}
+	return m
+}
+
+// hungGrace is what a unit gets to stop that never became ready.
+const hungGrace = 500 * time.Millisecond
+
+// stopHung ends units that are on their way up or down: a restart would wait
+// for them as long as their unit files allow.
+func (a *app) stopHung(ctx context.Context, t target, p *Plan, s seen) error {
+	var hung []string
+	for _, name := range p.Restart {
+		if st := s.Units[name].State; !st.up() && !st.gone() {
+			hung = append(hung, name)
+		}
+	}
+	for name, u := range s.Units {
+		if _, ok := t.unit(name); !ok && !u.State.gone() {
+			hung = append(hung, name)
+		}
+	}
+	return a.stop(ctx, hung, hungGrace)
+}

@@ -1,0 +1,78 @@
+package release
+
+import (
+	"context"
+	"time"
+)
+
+// System is what this package needs of systemd and portabled. [Systemd] is the
+// real one. Unit names are full ("bowl.service").
+type System interface {
+	// Profiles lists the portable profiles of the host.
+	Profiles(ctx context.Context) ([]string, error)
+	// Attach installs the units of image with the given prefix and profile over
+	// whatever is installed, as `portablectl attach --force --no-reload` does.
+	Attach(ctx context.Context, image, prefix, profile string) error
+	// Detach removes the units of image, as `portablectl detach` does.
+	Detach(ctx context.Context, image string) error
+	// Reload reads all unit files again and waits for that.
+	Reload(ctx context.Context) error
+	Enable(ctx context.Context, units []string) error
+	Disable(ctx context.Context, units []string) error
+
+	// Unit reads the state of a unit; one that is not loaded is inactive.
+	Unit(ctx context.Context, unit string) (UnitState, error)
+	// Instances lists the loaded instances of a template unit.
+	Instances(ctx context.Context, template string) ([]string, error)
+	// ResetFailed also resets the counter of StartLimitBurst=.
+	ResetFailed(ctx context.Context, unit string) error
+	// Queue asks for a job and returns at once. The channel, buffered, gets the
+	// job's result as systemd names it: "done", "failed", "canceled", ….
+	Queue(ctx context.Context, verb Verb, unit string) (<-chan string, error)
+	// Kill sends SIGKILL to every process of a unit.
+	Kill(ctx context.Context, unit string) error
+
+	// Try runs a shell command to its end as a user of its own that exists only
+	// for it, and returns an error if it did not exit 0.
+	Try(ctx context.Context, name, command string) error
+	// Log returns the last lines of one invocation of a unit, oldest first.
+	Log(ctx context.Context, invocation string, lines int) ([]string, error)
+}
+
+// Verb is what a job does.
+type Verb string
+
+// The jobs that activation needs.
+const (
+	Start   Verb = "start"
+	Stop    Verb = "stop"
+	Restart Verb = "restart"
+)
+
+// UnitState is a unit as systemd reports it (org.freedesktop.systemd1(5)).
+type UnitState struct {
+	Active     string // ActiveState
+	Sub        string // SubState
+	Invocation string // InvocationID in hex, "" before the first start
+	Since      time.Time
+	Memory     int64 // bytes, 0 if not known
+
+	// Of services.
+	Type        string // Type=
+	Result      string
+	ExitCode    int // ExecMainCode: a CLD_ constant of waitid(2)
+	ExitStatus  int // ExecMainStatus: an exit status or a signal
+	Restarts    int // NRestarts
+	MainPID     int
+	StopTimeout time.Duration // TimeoutStopSec=, 0 for none
+}
+
+// up says whether a unit is running as far as its kind can.
+func (s UnitState) up() bool {
+	return s.Active == "active" || s.Active == "reloading" || s.Active == "refreshing"
+}
+
+// gone says whether a unit has no process left.
+func (s UnitState) gone() bool {
+	return s.Active == "inactive" || s.Active == "failed" || s.Active == ""
+}

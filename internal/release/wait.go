@@ -1,0 +1,290 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// graceful leaves a service the time to stop that its unit file gives it.
+const graceful time.Duration = 0
+
+// stopGrace is what a service of a release that is being given up gets.
+const stopGrace = 2 * time.Second
+
+// logLines of a failed unit are shown.
+const logLines = 20
+
+// job is one that systemd is working on.
+type job struct {
+	unit   string
+	result <-chan string
+}
+
+func (a *app) queueAll(ctx context.Context, verb Verb, units []string) ([]job, error) {
+	var jobs []job
+	for _, unit := range units {
+		if verb != Stop {
+			// A person's start must not run into StartLimitBurst=.
+			if err := a.sys.ResetFailed(ctx, unit); err != nil {
+				return nil, err
+			}
+		}
+		ch, err := a.sys.Queue(ctx, verb, unit)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, job{unit, ch})
+	}
+	return jobs, nil
+}
+
+// stop stops units and waits until they have. Those that take longer than
+// hurry, or than their own TimeoutStopSec= if that is graceful, are killed.
+func (a *app) stop(ctx context.Context, units []string, hurry time.Duration) error {
+	units = slices.DeleteFunc(slices.Clone(units), isTemplate)
+	jobs, err := a.queueAll(ctx, Stop, units)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := a.awaitStop(ctx, j, hurry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killWait is how long systemd gets to notice that a killed unit is gone.
+const killWait = 10 * time.Second
+
+func (a *app) awaitStop(ctx context.Context, j job, hurry time.Duration) error {
+	limit := hurry
+	if hurry == graceful {
+		st, err := a.sys.Unit(ctx, j.unit)
+		if err != nil {
+			return err
+		}
+		limit = st.StopTimeout + killWait
+	}
+	select {
+	case <-j.result:
+		return nil
+	case <-time.After(limit):
+	}
+	if err := a.sys.Kill(ctx, j.unit); err != nil {
+		return err
+	}
+	select {
+	case <-j.result:
+		return nil
+	case <-time.After(killWait):
+		return fmt.Errorf("stop %s: it is still there %s after it was killed", j.unit, killWait)
+	}
+}
+
+// restartAll restarts units, all jobs at once so that systemd orders them, and
+// waits until each is ready. limit is for getting ready: the time that an old
+// process takes to end does not count, but if hurry is set it is killed then.
+func (a *app) restartAll(ctx context.Context, units []string, limit, hurry time.Duration) error {
+	jobs, err := a.queueAll(ctx, Restart, units)
+	if err != nil {
+		return err
+	}
+	w := waiter{app: a, limit: limit, hurry: hurry, start: time.Now(), last: time.Now(), killed: map[string]bool{}}
+	for len(jobs) > 0 {
+		left, err := w.round(ctx, jobs)
+		if err != nil {
+			return err
+		}
+		jobs = left
+	}
+	return nil
+}
+
+type waiter struct {
+	*app
+	limit, hurry time.Duration
+	start        time.Time
+	last         time.Time // when an old process was last seen to be ending
+	killed       map[string]bool
+}
+
+// round waits for the first of jobs, or a moment, and returns those left.
+func (w *waiter) round(ctx context.Context, jobs []job) ([]job, error) {
+	select {
+	case result := <-jobs[0].result:
+		return jobs[1:], w.ended(ctx, jobs[0].unit, result)
+	case <-time.After(50 * time.Millisecond):
+	}
+	// One that failed may be what the first waits for.
+	for i, j := range jobs {
+		select {
+		case result := <-j.result:
+			return slices.Delete(slices.Clone(jobs), i, i+1), w.ended(ctx, j.unit, result)
+		default:
+		}
+	}
+	for _, j := range jobs {
+		st, err := w.sys.Unit(ctx, j.unit)
+		if err != nil {
+			return nil, err
+		}
+		if st.Active != "deactivating" {
+			continue
+		}
+		w.last = time.Now()
+		if w.hurry != graceful && time.Since(w.start) > w.hurry && !w.killed[j.unit] {
+			w.killed[j.unit] = true
+			if err := w.sys.Kill(ctx, j.unit); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if time.Since(w.last) > w.limit {
+		return nil, w.fault(ctx, jobs[0].unit, fmt.Sprintf("%s was not ready within %s", jobs[0].unit, w.limit))
+	}
+	return jobs, nil
+}
+
+func (w *waiter) ended(ctx context.Context, unit, result string) error {
+	switch result {
+	case "done", "skipped": // skipped: a Condition*= of the unit does not hold
+		return nil
+	case "canceled":
+		// A person, or a unit that this one is bound to, has put another job in
+		// its place. What counts is what comes of it.
+		return w.becomesUp(ctx, unit)
+	case "dependency":
+		return w.fault(ctx, unit, fmt.Sprintf("%s was not started: a unit that it requires failed", unit))
+	case "timeout":
+		return w.fault(ctx, unit, fmt.Sprintf("%s was not ready within its TimeoutStartSec=", unit))
+	}
+	st, err := w.sys.Unit(ctx, unit)
+	if err != nil {
+		return err
+	}
+	return w.faultOf(ctx, unit, st, "")
+}
+
+func (w *waiter) becomesUp(ctx context.Context, unit string) error {
+	until := time.Now().Add(w.limit)
+	for {
+		st, err := w.sys.Unit(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if st.up() {
+			return nil
+		}
+		if st.Active == "failed" || time.Now().After(until) {
+			return w.faultOf(ctx, unit, st, "")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// fault describes what went wrong with a unit, with its log.
+func (a *app) fault(ctx context.Context, unit, cause string) error {
+	st, err := a.sys.Unit(ctx, unit)
+	if err != nil {
+		return err
+	}
+	return &fault{unit: unit, cause: cause, log: a.logOf(ctx, st)}
+}
+
+func (a *app) faultOf(ctx context.Context, unit string, st UnitState, suffix string) error {
+	return &fault{unit: unit, cause: unit + " " + ending(st) + suffix, log: a.logOf(ctx, st)}
+}
+
+// logOf is best effort: that a log cannot be read must not hide the failure.
+func (a *app) logOf(ctx context.Context, st UnitState) []string {
+	lines, err := a.sys.Log(ctx, st.Invocation, logLines)
+	if err != nil {
+		return []string{"(its log cannot be read: " + err.Error() + ")"}
+	}
+	if len(lines) > logLines {
+		lines = lines[len(lines)-logLines:]
+	}
+	return lines
+}
+
+// stayUp is how long a unit that does not tell when it is ready must run before
+// it counts as good.
+const stayUp = 500 * time.Millisecond
+
+// settle judges restarted units: the health check passes before the deadline,
+// and no unit falls over meanwhile.
+func (a *app) settle(ctx context.Context, t target, units []string, limit time.Duration) error {
+	watched := map[string]UnitState{}
+	health := t.Release.Settings.Health
+	checked := health.URL == "" && health.Command == ""
+	var until time.Time
+	for _, unit := range units {
+		u, _ := t.unit(templateOf(unit))
+		if u.Type != "service" {
+			continue
+		}
+		st, err := a.sys.Unit(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if st.Type == "oneshot" || st.gone() && st.Result == "success" && st.Type != "notify" && st.ExitCode == 0 {
+			continue // it has done its work, or a condition kept it from starting
+		}
+		watched[unit] = st
+		if checked && !tellsReady(st.Type) {
+			until = time.Now().Add(stayUp)
+		}
+	}
+	deadline := time.Now().Add(limit)
+	for pause := 5 * time.Millisecond; ; pause = min(pause*3/2, 100*time.Millisecond) {
+		var why error
+		if !checked {
+			checkCtx, cancel := context.WithDeadline(ctx, deadline)
+			why = a.check(checkCtx, health)
+			cancel()
+			checked = why == nil
+		}
+		if err := a.stillUp(ctx, watched); err != nil {
+			return err
+		}
+		if checked && !time.Now().Before(until) {
+			return nil
+		}
+		if !checked && time.Now().After(deadline) {
+			return a.unhealthy(ctx, t, units, limit, why)
+		}
+		time.Sleep(pause)
+	}
+}
+
+func tellsReady(kind string) bool { return strings.HasPrefix(kind, "notify") || kind == "dbus" }
+
+func (a *app) stillUp(ctx context.Context, watched map[string]UnitState) error {
+	for unit, was := range watched {
+		st, err := a.sys.Unit(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if !st.up() || st.Invocation != was.Invocation || st.Restarts != was.Restarts {
+			if st.Invocation != was.Invocation {
+				st.Invocation = was.Invocation // the log that tells why is the old one's
+			}
+			return a.faultOf(ctx, unit, st, " soon after it was started")
+		}
+	}
+	return nil
+}
+
+func (a *app) unhealthy(ctx context.Context, t target, units []string, limit time.Duration, why error) error {
+	cause := fmt.Sprintf("health: %s, for %s", why, limit.Round(time.Millisecond))
+	for _, unit := range slices.Backward(units) {
+		if strings.HasSuffix(unit, ".service") {
+			return a.fault(ctx, unit, cause)
+		}
+	}
+	return &fault{cause: cause}
+}
