@@ -55,11 +55,10 @@ func newTree(ctx context.Context, opts Options, n notifier) (*tree, error) {
 	t.top, t.scope = newScope(opts.Root, opts.Paths)
 	t.override = refine(nil, opts.Root, []byte(strings.Join(opts.Ignore, "\n")))
 	t.outer = outerRules(refine(nil, "/", []byte(editorFiles)), t.top)
-	if err := t.rescan(ctx); err != nil {
+	if _, _, err := t.look(ctx, nil, true); err != nil {
 		return nil, err
 	}
 	clear(t.changed) // all is as it was found
-	t.touched = nil
 	return t, nil
 }
 
@@ -126,37 +125,39 @@ func (t *tree) note(p string, before, now sum) {
 // that is not ignored was touched at all.
 func (t *tree) look(ctx context.Context, paths []string, all bool) (changed []string, relevant bool, err error) {
 	t.touched, t.relevant = nil, all
-	if all {
+	if all || slices.Contains(paths, ".") {
 		err = t.rescan(ctx)
-		return t.touched, true, err
+	} else {
+		err = t.lookAtAll(ctx, paths)
 	}
+	if err == nil && t.unwanted > 0 {
+		err = t.outOfWatches()
+	}
+	return t.touched, t.relevant, err
+}
+
+func (t *tree) lookAtAll(ctx context.Context, paths []string) error {
 	slices.Sort(paths)
 	// What is gone goes first, so that a folder that moved within the tree
 	// gives up the watches that it needs at its new place.
 	for _, p := range paths {
 		t.forgetIfGone(p)
 	}
-	var reload []string
 	for _, p := range paths {
-		if p == "." {
-			return nil, true, t.rescan(ctx)
-		}
-		if path.Base(p) == ".gitignore" {
-			reload = append(reload, parent(p))
-		}
 		if err := t.lookAt(ctx, p); err != nil {
-			return nil, false, err
+			return err
 		}
 	}
-	for _, p := range reload {
-		if d := t.find(p); d != nil {
+	for _, p := range paths {
+		if d := t.find(parent(p)); d != nil && path.Base(p) == ".gitignore" {
+			t.relevant = true
 			d.rules = readRules(t.rulesAbove(d.path), t.abs(d.path))
 			if err := t.scan(ctx, d, deep); err != nil {
-				return nil, false, err
+				return err
 			}
 		}
 	}
-	return t.touched, t.relevant, nil
+	return nil
 }
 
 // parent of a path, "" for one at the top.
@@ -254,13 +255,7 @@ func (t *tree) rescan(ctx context.Context) error {
 		return err
 	}
 	t.root.rules = readRules(t.outer, t.top)
-	if err := t.scan(ctx, t.root, deep); err != nil {
-		return err
-	}
-	if t.unwanted > 0 {
-		return t.outOfWatches()
-	}
-	return nil
+	return t.scan(ctx, t.root, deep)
 }
 
 func newDir(p string) *dir {

@@ -264,7 +264,9 @@ func (w *Watcher) deliver(now time.Time) *Batch {
 	b := &Batch{w: w, superseded: make(chan struct{}), settled: make(chan struct{})}
 	b.Superseded, b.Settled = b.superseded, b.settled
 	b.Changes = w.tree.changes()
-	b.Loop = w.pace.looping(w.tree.changedPaths())
+	for _, p := range w.pace.looping(w.tree.changedPaths()) {
+		b.Loop = append(b.Loop, w.tree.name(p))
+	}
 	w.pace.deliver()
 	w.batch = b
 	b.timer = time.AfterFunc(w.pace.settleAt().Sub(now), func() { w.settle(b) })
