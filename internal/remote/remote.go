@@ -33,13 +33,13 @@ type Options struct {
 
 	// Passphrase asks for the passphrase of an encrypted key file. It is called
 	// only for a key that the server would accept. Nil: the key is skipped.
-	Passphrase func(ctx context.Context, file string) ([]byte, error)
+	Passphrase func(ctx context.Context, file string) ([]byte, error) `json:"-"`
 	// Answer asks one question of the server: a password, or a
 	// keyboard-interactive prompt. Nil: only keys are tried.
-	Answer func(ctx context.Context, q Question) (string, error)
+	Answer func(ctx context.Context, q Question) (string, error) `json:"-"`
 	// ConfirmHostKey decides on a host that no known_hosts file names; on true
 	// the key is appended to the first known_hosts file. Nil: refuse.
-	ConfirmHostKey func(ctx context.Context, unknown *HostKeyUnknownError) (bool, error)
+	ConfirmHostKey func(ctx context.Context, unknown *HostKeyUnknownError) (bool, error) `json:"-"`
 
 	Timeout        time.Duration // of connecting and authenticating, per hop, prompts not counted; 0: 15 s
 	KeepAlive      time.Duration // interval; 0: 5 s, negative: none
