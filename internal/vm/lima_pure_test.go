@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"devbox/internal/hint"
+	template "devbox/templates/lima"
 )
 
 func TestParseLimaVersion(t *testing.T) {
@@ -418,5 +419,48 @@ func TestCheckFree(t *testing.T) {
 	err := checkFree(dir, 1<<62)
 	if err == nil || !strings.Contains(err.Error(), "MiB free") || !strings.Contains(hint.Of(err), "make room") {
 		t.Errorf("checkFree() = %v, hint %q", err, hint.Of(err))
+	}
+}
+
+// The module files must pin the version that the folder and `--version` claim.
+func TestLimaToolsPinned(t *testing.T) {
+	if want := "require " + limaModule + " v" + LimaVersion + "\n"; !strings.Contains(string(template.ToolsMod), want) {
+		t.Errorf("limactl.mod lacks %q", want)
+	}
+	if want := limaModule + " v" + LimaVersion + " h1:"; !strings.Contains(string(template.ToolsSum), want) {
+		t.Errorf("limactl.sum lacks %q", want)
+	}
+}
+
+func TestInstallLimaWithoutGo(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	cache := t.TempDir()
+	_, err := InstallLima(t.Context(), cache, nil)
+	if err == nil || hint.Of(err) == "" {
+		t.Errorf("InstallLima() = %v, hint %q; want one with a cure", err, hint.Of(err))
+	}
+	if left, _ := os.ReadDir(cache); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A limactl that was built is found where PATH has none.
+func TestFindBuiltLimactl(t *testing.T) {
+	cache := t.TempDir()
+	built := filepath.Join(limaToolsDir(cache), "bin", "limactl")
+	if err := os.MkdirAll(filepath.Dir(built), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(built, []byte("#!/bin/sh\necho limactl version "+LimaVersion+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	ctl, err := findLimactl(t.Context(), cache)
+	if err != nil || ctl.path != built || ctl.version.String() != LimaVersion {
+		t.Errorf("findLimactl() = %+v, %v; want %s of %s", ctl, err, built, LimaVersion)
+	}
+	fakeLimactl(t, "0.23.0")
+	if _, err := findLimactl(t.Context(), cache); err == nil || !strings.Contains(err.Error(), "0.23.0 is too old") {
+		t.Errorf("findLimactl() with an old one on PATH = %v", err)
 	}
 }
