@@ -1,0 +1,126 @@
+# Applies a cloud-config, read from stdin, to this host. Says what it does on
+# stdout, one record a line; everything else goes into the records, in base64.
+# A record that reports a failure ends the script, with exit code 0: other exit
+# codes mean that the script itself could not go on.
+set -u
+hash=$1 version=$2 force=$3 packages=$4
+shift 4 # the steps are left
+
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+umask 022
+cd / || exit 1
+record=/var/lib/devbox/provision.json
+log=/var/log/cloud-init.log
+
+applied() {
+	[ "$force" = no ] && grep -qF "\"hash\":\"$hash\",\"version\":$version," "$record" 2>/dev/null
+}
+
+# step NAME COMMAND… runs a command and reports how it ended, what it printed
+# and what cloud-init logged meanwhile.
+step() {
+	name=$1
+	shift
+	echo "begin $name"
+	before=$(stat -c %s "$log" 2>/dev/null || echo 0)
+	: >"$dir/out"
+	"$@" >>"$dir/out" 2>&1 </dev/null
+	code=$?
+	said=$(tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -av '\[DEBUG\]' | tail -c 65536 | base64 -w0)
+	out=$(tail -c 65536 "$dir/out" | base64 -w0)
+	echo "end $name $code ${said:--} ${out:--}"
+	[ "$code" = 0 ] || exit 0
+}
+
+# Booting may still be applying what the provider or Lima gave.
+booted() {
+	timeout 900 cloud-init status --wait
+	[ $? != 124 ]
+}
+
+# The second run marks the lines that are wrong, in a listing of the file.
+schema() {
+	cloud-init schema -c "$dir/config.yaml" || {
+		cloud-init schema --annotate -c "$dir/config.yaml"
+		return 1
+	}
+}
+
+module() {
+	cloud-init --force single --file "$dir/config.yaml" --name "$1" --frequency always
+}
+
+installed() {
+	[ -n "$packages" ] || return 1
+	# Unquoted: one word for each package, of letters that no shell minds.
+	dpkg-query -W -f '${db:Status-Status}\n' $packages >"$dir/have" 2>/dev/null || return 1
+	! grep -qvx installed "$dir/have"
+}
+
+# The module only writes a script into the folder of the instance, which is
+# another one where there is no data source.
+runcmd() {
+	touch "$dir/mark"
+	module runcmd || return
+	for script in /var/lib/cloud/instance/scripts/runcmd /var/lib/cloud/instances/*/scripts/runcmd; do
+		if [ "$script" -nt "$dir/mark" ]; then
+			: >"$dir/out" # only what the script itself says
+			sh -x "$script"
+			return
+		fi
+	done
+	echo "cloud-init wrote no runcmd script"
+	return 1
+}
+
+if applied; then
+	echo same
+	exit 0
+fi
+exec 9>/run/devbox-provision.lock || exit 1
+if ! flock -w 600 9; then
+	echo busy
+	exit 0
+fi
+if applied; then # by whoever had the lock
+	echo same
+	exit 0
+fi
+for need in cloud-init python3-jsonschema; do
+	if [ "$(dpkg-query -W -f '${db:Status-Status}' "$need" 2>/dev/null)" != installed ]; then
+		echo "missing $need"
+		exit 0
+	fi
+done
+dir=$(mktemp -d /run/devbox-provision.XXXXXXXX) || exit 1
+trap 'rm -rf "$dir"' EXIT
+# Told to end, or left alone by its client: after the step that runs.
+trap 'exit 1' HUP INT TERM PIPE
+cat >"$dir/config.yaml"
+if [ "$(sha256sum <"$dir/config.yaml")" != "$hash  -" ]; then
+	echo "received only a part of the cloud-config" >&2
+	exit 1
+fi
+
+[ -e /run/cloud-init/result.json ] || [ -e /run/cloud-init/disabled ] || step boot booted
+step schema schema
+
+rm -f "$record" # from here on the host is neither the old nor the new
+for name; do
+	case $name in
+	runcmd) step runcmd runcmd ;;
+	package_update_upgrade_install)
+		if installed; then
+			echo "skip $name"
+		else
+			step "$name" module "$name"
+		fi
+		;;
+	*) step "$name" module "$name" ;;
+	esac
+done
+
+mkdir -p "${record%/*}" &&
+	printf '{"hash":"%s","version":%s,"at":"%s"}\n' "$hash" "$version" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$record.new" &&
+	sync "$record.new" && mv -f "$record.new" "$record" && sync "${record%/*}" || exit 1
+echo done
