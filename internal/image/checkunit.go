@@ -35,20 +35,24 @@ func (c *checker) starts(u Unit) {
 		Cure: "add " + want + ", or name another unit with " + map[string]string{"socket": "Service=", "timer": "Unit=", "path": "Unit="}[u.Type]})
 }
 
-// socket finds what makes the listener close when the service restarts. All
-// three settings propagate a restart (systemd.unit(5)); clients then see
-// refused and reset connections.
+// socket finds what makes the listener close when the service restarts: PartOf=,
+// BindsTo= and Requires= pass a restart on (systemd.unit(5); seen with systemd
+// 257), and clients then get refused and reset connections.
 func (c *checker) socket(u Unit) {
 	if len(u.Listen) == 0 {
 		c.add(Problem{Path: u.Path, Text: "it listens on nothing", Cure: "add ListenStream= in [Socket]"})
 	}
 	for _, field := range []string{"PartOf", "BindsTo", "Requires", "Requisite"} {
 		for _, o := range u.setting("Unit", field) {
-			if slices.Contains(strings.Fields(u.expand(o.value)), u.Service) {
-				c.add(Problem{Path: u.Path, Line: o.line, Field: field,
-					Text: fmt.Sprintf("it restarts the socket whenever %s restarts: the listener closes and clients are refused", u.Service),
-					Cure: "remove the line: the socket starts its service by itself and stays open"})
+			if !slices.Contains(strings.Fields(u.expand(o.value)), u.Service) {
+				continue
 			}
+			text := fmt.Sprintf("it restarts the socket whenever %s restarts: the listener closes and clients are refused", u.Service)
+			if field == "Requisite" {
+				text = fmt.Sprintf("the socket opens only while %s runs, and then it cannot: a socket is opened before its service", u.Service)
+			}
+			c.add(Problem{Path: u.Path, Line: o.line, Field: field, Text: text,
+				Cure: "remove the line: the socket starts its service by itself and stays open"})
 		}
 	}
 }

@@ -84,7 +84,7 @@ func firstLine(s string) string {
 func (t *Tree) writeTar(w io.Writer) error {
 	out := tar.NewWriter(w)
 	for _, e := range t.entries {
-		head := &tar.Header{Name: e.Path, Mode: int64(unixMode(e.Mode) & 0o7777), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+		head := &tar.Header{Name: e.Path, Mode: int64(unixMode(e.Mode) & 0o7777), ModTime: time.Unix(0, 0), Format: tar.FormatGNU}
 		switch e.Mode.Type() {
 		case fs.ModeDir:
 			head.Typeflag, head.Name = tar.TypeDir, e.Path+"/"

@@ -151,13 +151,21 @@ func (u *Unit) collectReads() {
 }
 
 // pathsIn finds the absolute paths in a word such as /a, -config=/a, or
-// file:/a:/b.
+// file:/a:/b. White space may be part of a path, or divide two: both are taken.
 func pathsIn(word string) []string {
 	var all []string
-	for _, part := range strings.FieldsFunc(word, func(r rune) bool { return strings.ContainsRune("=:,; \t\"'", r) }) {
+	add := func(p string) {
 		// "//" begins the rest of a URL, "/" alone says nothing.
-		if strings.HasPrefix(part, "/") && !strings.HasPrefix(part, "//") && len(part) > 1 {
-			all = append(all, part)
+		if strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "//") && len(p) > 1 {
+			all = append(all, p)
+		}
+	}
+	for _, part := range strings.FieldsFunc(word, func(r rune) bool { return strings.ContainsRune("=:,;\"'", r) }) {
+		add(part)
+		if fields := strings.Fields(part); len(fields) > 1 {
+			for _, f := range fields {
+				add(f)
+			}
 		}
 	}
 	return all

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -29,9 +30,10 @@ func MatchesPrefix(unit, prefix string) bool {
 }
 
 // unitsIn parses the units that portabled would install, sorted by name. With
-// no prefixes it takes all.
+// no prefixes it takes all. Beside an error it returns those that it could read.
 func unitsIn(fsys fs.FS, prefixes []string) ([]Unit, error) {
 	var all []Unit
+	var errs []error
 	seen := map[string]bool{}
 	for _, dir := range unitDirs {
 		entries, err := fs.ReadDir(fsys, dir)
@@ -52,14 +54,16 @@ func unitsIn(fsys fs.FS, prefixes []string) ([]Unit, error) {
 			file := path.Join(dir, name)
 			data, err := readSmall(fsys, file, maxUnit)
 			if err != nil {
-				return nil, fmt.Errorf("read unit %s: %w", file, err)
+				errs = append(errs, fmt.Errorf("read unit %s: %w", file, err))
+				continue
 			}
 			if len(data) == 0 {
 				continue // portabled skips empty files
 			}
 			u, err := ParseUnit(name, data)
 			if err != nil {
-				return nil, fmt.Errorf("read unit in %s: %w", dir, err)
+				errs = append(errs, fmt.Errorf("read unit in %s: %w", dir, err))
+				continue
 			}
 			u.Path = file
 			seen[name] = true
@@ -67,7 +71,7 @@ func unitsIn(fsys fs.FS, prefixes []string) ([]Unit, error) {
 		}
 	}
 	slices.SortFunc(all, func(a, b Unit) int { return strings.Compare(a.Name, b.Name) })
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 // readSmall reads a file whole, refusing one of more than limit bytes.
