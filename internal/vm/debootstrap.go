@@ -75,14 +75,14 @@ func debianArch(goarch string) (string, error) {
 	return "", fmt.Errorf("no Debian machine is built for %s: only amd64 and arm64", goarch)
 }
 
-// args are mmdebstrap's, to write the tree as a tar file to out.
-func (r recipe) args(mode, out string) ([]string, error) {
+// args are mmdebstrap's.
+func (r recipe) args(mode, format, out string) ([]string, error) {
 	arch, err := debianArch(r.Arch)
 	if err != nil {
 		return nil, err
 	}
 	a := []string{
-		"mmdebstrap", "--mode=" + mode, "--format=tar", "--variant=minbase", "--architectures=" + arch,
+		"mmdebstrap", "--mode=" + mode, "--format=" + format, "--variant=minbase", "--architectures=" + arch,
 		"--include=" + strings.Join(r.Packages, ","),
 		`--dpkgopt=path-exclude=/usr/share/man/*`, `--dpkgopt=path-exclude=/usr/share/doc/*`,
 		`--dpkgopt=path-include=/usr/share/doc/*/copyright`, `--dpkgopt=path-exclude=/usr/share/locale/*`,
@@ -96,15 +96,13 @@ func (r recipe) args(mode, out string) ([]string, error) {
 	return append(append(a, r.Suite, out), r.Sources...), nil
 }
 
-// build runs mmdebstrap. scratch is emptied and holds what a crash leaves.
-func (r recipe) build(ctx context.Context, mode, scratch, out string) error {
-	if err := removeTree(scratch); err != nil {
-		return fmt.Errorf("empty %s: %w", scratch, err)
-	}
+// build runs mmdebstrap in a mode and with an output format of its own. scratch
+// is where it builds.
+func (r recipe) build(ctx context.Context, mode, format, scratch, out string) error {
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return err
 	}
-	args, err := r.args(mode, out)
+	args, err := r.args(mode, format, out)
 	if err != nil {
 		return err
 	}
@@ -112,7 +110,7 @@ func (r recipe) build(ctx context.Context, mode, scratch, out string) error {
 		const cure = "check that apt works on this machine (`apt-get update`); a mirror or a proxy set up for apt is used here too"
 		return hint.Wrap(fmt.Errorf("build Debian %s from packages: %w", r.Suite, err), cure)
 	}
-	return os.RemoveAll(scratch)
+	return nil
 }
 
 // baseTar returns the tar file that containers are unpacked from, building it
@@ -133,27 +131,31 @@ func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
 		return path, nil
 	}
 	p.Step("build the base system from Debian's packages")
-	part := filepath.Join(dir, "unfinished.tar")
-	if err := r.build(ctx, "root", filepath.Join(dir, "scratch"), part); err != nil {
-		return "", errors.Join(err, ignoreMissing(os.Remove(part)))
-	}
-	if err := publish(part, path); err != nil {
+	part := filepath.Join(dir, "unfinished")
+	if err := removeTree(part); err != nil { // what a killed build left
 		return "", err
 	}
-	return path, nil
+	tar := filepath.Join(part, "out.tar")
+	err = r.build(ctx, "root", "tar", filepath.Join(part, "scratch"), tar)
+	if err == nil {
+		err = syncFile(tar)
+	}
+	if err == nil {
+		err = os.Rename(tar, path)
+	}
+	return path, errors.Join(err, os.RemoveAll(part))
 }
 
-// publish gives a finished file its name, once its bytes are on the disk.
-func publish(part, path string) error {
-	f, err := os.Open(part)
+// syncFile waits until the disk has a file's bytes.
+func syncFile(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(f.Sync(), f.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", part, err)
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
-	return os.Rename(part, path)
+	return nil
 }
 
 func ignoreMissing(err error) error {
