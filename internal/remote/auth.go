@@ -18,7 +18,6 @@ import (
 
 // credentials are what one hop is offered, and the record of it for the error.
 type credentials struct {
-	ctx     context.Context // of the dial that they live in
 	hop     Hop
 	o       Options
 	paused  func(func()) // runs a prompt with the dial's clock stopped
@@ -34,13 +33,17 @@ func (c *credentials) close() {
 	}
 }
 
-func (c *credentials) methods() []ssh.AuthMethod {
-	methods := []ssh.AuthMethod{ssh.PublicKeysCallback(c.signers)}
+func (c *credentials) methods(ctx context.Context) []ssh.AuthMethod {
+	methods := []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { return c.signers(ctx), nil })}
 	if c.o.Answer != nil {
 		const tries = 3
+		challenge := func(_, _ string, questions []string, echos []bool) ([]string, error) {
+			return c.challenge(ctx, questions, echos)
+		}
+		password := func() (string, error) { return c.password(ctx) }
 		methods = append(methods,
-			ssh.RetryableAuthMethod(ssh.KeyboardInteractive(c.challenge), tries),
-			ssh.RetryableAuthMethod(ssh.PasswordCallback(c.password), tries))
+			ssh.RetryableAuthMethod(ssh.KeyboardInteractive(challenge), tries),
+			ssh.RetryableAuthMethod(ssh.PasswordCallback(password), tries))
 	}
 	return methods
 }
@@ -48,11 +51,11 @@ func (c *credentials) methods() []ssh.AuthMethod {
 // signers gives the keys in the order that wastes the fewest of the server's
 // MaxAuthTries: keys that a file names, agent's copy first, then the agent's
 // others.
-func (c *credentials) signers() ([]ssh.Signer, error) {
-	fromAgent := c.agentKeys()
+func (c *credentials) signers(ctx context.Context) []ssh.Signer {
+	fromAgent := c.agentKeys(ctx)
 	var out []ssh.Signer
 	for _, file := range c.hop.IdentityFiles {
-		public, private := c.fileKey(file)
+		public, private := c.fileKey(ctx, file)
 		if public == nil {
 			continue
 		}
@@ -73,15 +76,15 @@ func (c *credentials) signers() ([]ssh.Signer, error) {
 			c.tried = append(c.tried, "agent key "+ssh.FingerprintSHA256(s.PublicKey()))
 		}
 	}
-	return out, nil
+	return out
 }
 
-func (c *credentials) agentKeys() []ssh.Signer {
+func (c *credentials) agentKeys(ctx context.Context) []ssh.Signer {
 	if c.hop.AgentSocket == "" {
 		return nil
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(c.ctx, "unix", c.hop.AgentSocket)
+	conn, err := d.DialContext(ctx, "unix", c.hop.AgentSocket)
 	if err != nil {
 		c.skipped = append(c.skipped, fmt.Sprintf("the agent's keys (%v)", err))
 		return nil
@@ -96,7 +99,7 @@ func (c *credentials) agentKeys() []ssh.Signer {
 
 // fileKey reads an identity file. The signer is nil if the file holds only a
 // public key, or an encrypted one and there is nobody to ask.
-func (c *credentials) fileKey(file string) (ssh.PublicKey, ssh.Signer) {
+func (c *credentials) fileKey(ctx context.Context, file string) (ssh.PublicKey, ssh.Signer) {
 	skip := func(why string) { c.skipped = append(c.skipped, file+" ("+why+")") }
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -132,14 +135,14 @@ func (c *credentials) fileKey(file string) (ssh.PublicKey, ssh.Signer) {
 	}
 	if public == nil {
 		// An old PEM file does not say which key it holds: ask now.
-		signer, err := c.unlock(file, text)
+		signer, err := c.unlock(ctx, file, text)
 		if err != nil {
 			skip(err.Error())
 			return nil, nil
 		}
 		return signer.PublicKey(), signer
 	}
-	return public, &lockedKey{public: public, unlock: func() (ssh.Signer, error) { return c.unlock(file, text) }}
+	return public, &lockedKey{public: public, unlock: func() (ssh.Signer, error) { return c.unlock(ctx, file, text) }}
 }
 
 func publicOf(file string) ssh.PublicKey {
@@ -154,13 +157,13 @@ func publicOf(file string) ssh.PublicKey {
 	return public
 }
 
-func (c *credentials) unlock(file string, text []byte) (signer ssh.Signer, err error) {
+func (c *credentials) unlock(ctx context.Context, file string, text []byte) (signer ssh.Signer, err error) {
 	const tries = 3
 	for range tries {
 		var asking error
 		c.paused(func() {
 			var phrase []byte
-			if phrase, asking = c.o.Passphrase(c.ctx, file); asking == nil {
+			if phrase, asking = c.o.Passphrase(ctx, file); asking == nil {
 				// Slow by design (bcrypt), and not the host's time either.
 				signer, err = ssh.ParsePrivateKeyWithPassphrase(text, phrase)
 			}
@@ -175,25 +178,25 @@ func (c *credentials) unlock(file string, text []byte) (signer ssh.Signer, err e
 	return nil, fmt.Errorf("unlock %s: %w", file, err)
 }
 
-func (c *credentials) ask(prompt string, echo bool) (answer string, err error) {
+func (c *credentials) ask(ctx context.Context, prompt string, echo bool) (answer string, err error) {
 	q := Question{Host: c.hop.Alias, User: c.hop.User, Prompt: prompt, Echo: echo}
-	c.paused(func() { answer, err = c.o.Answer(c.ctx, q) })
+	c.paused(func() { answer, err = c.o.Answer(ctx, q) })
 	return answer, err
 }
 
-func (c *credentials) password() (string, error) {
+func (c *credentials) password(ctx context.Context) (string, error) {
 	c.tried = append(c.tried, "password")
-	return c.ask(fmt.Sprintf("%s@%s's password: ", c.hop.User, c.hop.Alias), false)
+	return c.ask(ctx, fmt.Sprintf("%s@%s's password: ", c.hop.User, c.hop.Alias), false)
 }
 
-func (c *credentials) challenge(_, _ string, questions []string, echos []bool) ([]string, error) {
+func (c *credentials) challenge(ctx context.Context, questions []string, echos []bool) ([]string, error) {
 	if len(questions) > 0 {
 		c.tried = append(c.tried, "keyboard-interactive")
 	}
 	answers := make([]string, len(questions))
 	for i, q := range questions {
 		var err error
-		if answers[i], err = c.ask(q, echos[i]); err != nil {
+		if answers[i], err = c.ask(ctx, q, echos[i]); err != nil {
 			return nil, err
 		}
 	}

@@ -104,11 +104,11 @@ func handshake(ctx context.Context, hop Hop, conn net.Conn, o Options) (*ssh.Cli
 		conn.Close()
 		return nil, err
 	}
-	creds := &credentials{ctx: ctx, hop: hop, o: o, paused: clock.paused}
+	creds := &credentials{hop: hop, o: o, paused: clock.paused}
 	defer creds.close()
 	config := &ssh.ClientConfig{
 		User:              hop.User,
-		Auth:              creds.methods(),
+		Auth:              creds.methods(ctx),
 		HostKeyCallback:   keys.check,
 		HostKeyAlgorithms: keys.algorithms(),
 		BannerCallback: func(text string) error {
@@ -158,9 +158,11 @@ func handshakeError(hop Hop, err error, keys *hostKeys, creds *credentials, seen
 		return hint.Wrap(&DialError{Kind: ErrClosedEarly, Addr: hop.Addr(), Said: seen.said(), Err: err},
 			"a booting machine does this for some seconds; else the server limits connections "+
 				"(MaxStartups) or penalises this address after failed ones (PerSourcePenalties): wait a minute before the next try")
-	case cut && !keys.checked:
-		return &DialError{Kind: ErrLost, Addr: hop.Addr(), Err: err}
-	case keys.checked && !errors.Is(err, net.ErrClosed):
+	case cut:
+		// A refusal is said in so many words, but for PAM's account rules: then
+		// sshd sends a banner, such as that of a system still booting, and hangs up.
+		return &DialError{Kind: ErrLost, Addr: hop.Addr(), Said: strings.TrimSpace(creds.banner.String()), Err: err}
+	case keys.checked:
 		e := &AuthError{
 			Addr: hop.Addr(), User: hop.User, Tried: creds.tried, Skipped: creds.skipped,
 			Banner: strings.TrimSpace(creds.banner.String()), Err: err,

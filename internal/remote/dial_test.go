@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -189,34 +190,7 @@ func TestQuestions(t *testing.T) {
 				}
 			}
 			config.AddHostKey(must(ssh.ParsePrivateKey(must(os.ReadFile(dir + "/host")))))
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			go func() {
-				for {
-					conn, err := l.Accept()
-					if err != nil {
-						return
-					}
-					go func() {
-						if _, channels, requests, err := ssh.NewServerConn(conn, config); err == nil {
-							go ssh.DiscardRequests(requests)
-							for c := range channels {
-								c.Reject(ssh.Prohibited, "")
-							}
-						}
-					}()
-				}
-			}()
-			port := l.Addr().(*net.TCPAddr).Port
-			known := dir + "/known"
-			line := fmt.Sprintf("[127.0.0.1]:%d %s", port, ssh.MarshalAuthorizedKey(public))
-			if err := os.WriteFile(known, []byte(line), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			e := Endpoint{Host: "127.0.0.1", Port: port, User: "u", KnownHosts: []string{known}}
+			e := libraryServer(t, config, public)
 			var asked []Question
 			answer := func(_ context.Context, q Question) (string, error) {
 				asked = append(asked, q)
@@ -231,6 +205,61 @@ func TestQuestions(t *testing.T) {
 				t.Errorf("asked %+v", asked)
 			}
 		})
+	}
+}
+
+// libraryServer serves config, and returns how to reach it.
+func libraryServer(t *testing.T, config *ssh.ServerConfig, hostKey ssh.PublicKey) Endpoint {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, channels, requests, err := ssh.NewServerConn(conn, config); err == nil {
+					go ssh.DiscardRequests(requests)
+					for c := range channels {
+						c.Reject(ssh.Prohibited, "")
+					}
+				}
+			}()
+		}
+	}()
+	port := l.Addr().(*net.TCPAddr).Port
+	known := filepath.Join(t.TempDir(), "known")
+	line := fmt.Sprintf("[127.0.0.1]:%d %s", port, ssh.MarshalAuthorizedKey(hostKey))
+	if err := os.WriteFile(known, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Endpoint{Host: "127.0.0.1", Port: port, User: "u", KnownHosts: []string{known}}
+}
+
+// TestCutWhileAuthenticating is a machine that goes down, or PAM that lets
+// nobody in while the system boots.
+func TestCutWhileAuthenticating(t *testing.T) {
+	dir := t.TempDir()
+	public := sshtest.WriteKey(t, dir+"/host", "")
+	config := &ssh.ServerConfig{
+		BannerCallback: func(ssh.ConnMetadata) string { return "System is booting up.\n" },
+		PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+			runtime.Goexit() // Runs the deferred Close, and says nothing.
+			return nil, nil
+		},
+	}
+	config.AddHostKey(must(ssh.ParsePrivateKey(must(os.ReadFile(dir + "/host")))))
+	e := libraryServer(t, config, public)
+	e.IdentityFiles = []string{dir + "/host"}
+	err := refused(t, e, Options{})
+	if !errors.Is(err, ErrLost) || !Retryable(err) || !strings.Contains(err.Error(), "System is booting up.") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -25,7 +25,7 @@ var (
 type DialError struct {
 	Kind error
 	Addr string // host:port
-	Said string // what the server said instead of its banner, if anything
+	Said string // what the server said, if anything
 	Err  error
 }
 

@@ -65,6 +65,9 @@ func TestResolveWay(t *testing.T) {
 		{"match negated", "Match !host x\n Port 5\nMatch !host z\n Port 6\n", Endpoint{Host: "x"}, "me@x:6"},
 		{"match exec for others", "Match host z exec \"true\"\n Port 5\n", Endpoint{Host: "x"}, "me@x:22"},
 		{"match final", "Match final\n Port 5\n", Endpoint{Host: "x"}, "me@x:22"},
+		{"as Lima writes it", "Host lima-x\n  IdentityFile \"/h/.lima/_config/user\"\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n" +
+			"  Ciphers \"^aes128-gcm@openssh.com\"\n  User me2\n  ControlPath \"/h/s\"\n  Hostname 127.0.0.1\n  Port 60022\n",
+			Endpoint{Host: "lima-x"}, "me2@127.0.0.1:60022"},
 		{"keyword without value", "Host x\n User\n Port 5\n", Endpoint{Host: "x"}, "me@x:5"},
 	}
 	for _, test := range tests {

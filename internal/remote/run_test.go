@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -407,6 +408,29 @@ func TestFiles(t *testing.T) {
 		if err := c.WriteFile(ctx, bad, nil, FileOptions{}); err == nil {
 			t.Errorf("%q was taken for a file", bad)
 		}
+	}
+}
+
+func TestFilesBySudo(t *testing.T) {
+	if err := exec.Command("sudo", "-n", "true").Run(); err != nil {
+		t.Skip("needs sudo without a password")
+	}
+	c := dial(t, sshtest.Start(t), Options{})
+	ctx := within(t, 30*time.Second)
+	path := filepath.Join(t.TempDir(), "of root")
+	if err := c.WriteFile(ctx, path, []byte("x"), FileOptions{Mode: 0o600, Owner: "root", Sudo: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Run(ctx, Command{Args: []string{"sudo", "-n", "rm", path}}); err != nil {
+			t.Error(err)
+		}
+	}()
+	if st := must(os.Stat(path)).Sys().(*syscall.Stat_t); st.Uid != 0 {
+		t.Errorf("owner is %d", st.Uid)
+	}
+	if got, err := c.ReadFile(ctx, path, FileOptions{Sudo: true}); err != nil || string(got) != "x" {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 
