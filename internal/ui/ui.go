@@ -227,3 +227,8 @@ func clip(s string, n int) string {
 	}
 	return string(r[:n-1]) + "…"
 }
+
+// Progress returns a function that notes what the step is busy with.
+func (s *Step) Progress() func(string) {
+	return func(what string) { s.Note("%s", what) }
+}

@@ -1,0 +1,42 @@
+# devbox: `make build`, `make demo`, `make test`, `make lint`, `make bench`.
+# Everything that is downloaded or built once is kept outside the repository,
+# under $XDG_CACHE_HOME/devbox (~/.cache/devbox).
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GO      := CGO_ENABLED=0 go
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/devbox
+GOTESTSUM := gotest.tools/gotestsum@v1.13.0
+
+.PHONY: build demo test lint bench cross fuzz clean
+
+build: ## bin/devbox, and the host programs beside it
+	$(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/devbox ./cmd/devbox
+	GOOS=linux GOARCH=amd64 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/devbox-host-linux-amd64 ./cmd/devbox-host
+	GOOS=linux GOARCH=arm64 $(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/devbox-host-linux-arm64 ./cmd/devbox-host
+
+demo: build ## the example, up and answering
+	bin/devbox -C examples/bowl doctor --fix
+	bin/devbox -C examples/bowl up
+
+test: build ## everything that this machine can run; says what it skipped and why
+	test/run $(GOTESTSUM)
+
+lint: ## formatting, vet, staticcheck, the import rules, tidiness
+	test -z "$$(gofmt -l .)" || { gofmt -l .; echo "error: not gofmt'ed"; exit 1; }
+	go vet ./...
+	cd examples/bowl && go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	go mod tidy -diff
+	cd examples/bowl && go mod tidy -diff
+
+cross: ## what is not run here is at least built and vetted
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/devbox
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./cmd/devbox ./internal/...
+	GOOS=linux GOARCH=arm64 $(GO) vet ./cmd/... ./internal/...
+
+bench: build ## measure, write bench/REPORT.md
+	go run ./test/bench -out bench/REPORT.md
+
+clean:
+	rm -rf bin

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"devbox/internal/config"
+	"devbox/internal/deploy"
+	"devbox/internal/hint"
+	"devbox/internal/ui"
+
+	"github.com/spf13/cobra"
+)
+
+// app is what every command shares: its streams and the global flags.
+type app struct {
+	stdin  *os.File
+	stdout *os.File
+	stderr *os.File
+	ui     *ui.UI
+
+	dir  string // -C
+	json bool   // --json
+}
+
+func newApp(stdin, stdout, stderr *os.File) *app {
+	return &app{
+		stdin: stdin, stdout: stdout, stderr: stderr,
+		ui: ui.New(stdout, stderr, ui.Options{TTY: ui.IsTerminal(stderr)}),
+	}
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "devbox",
+		Short: "from a saved file to production, for one person with one server",
+		Long: `devbox gives you a machine at home like your server, and keeps your app running
+on it as you type. Both machines are a Debian 13 that runs your app as a systemd
+portable service; both are set up by the same cloud-config.
+
+  devbox init     write devbox.yaml and the files it names
+  devbox up       bring the machine up, with the app on it
+  devbox watch    build, ship and restart what changed at every save`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			a.ui = ui.New(a.stdout, a.stderr, ui.Options{JSON: a.json, TTY: ui.IsTerminal(a.stderr)})
+		},
+	}
+	root.PersistentFlags().StringVarP(&a.dir, "directory", "C", ".", "the project's folder")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results as JSON, one value a line")
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return badInput{hint.Wrap(err, fmt.Sprintf("see `%s --help`", c.CommandPath()))}
+	})
+	root.AddCommand(
+		newInit(a), newDoctor(a),
+		newUp(a), newDown(a), newDestroy(a),
+		newBuild(a), newCheck(a), newWatch(a),
+		newStatus(a), newLogs(a), newSSH(a),
+		newSchema(a), newVersion(a), newForward(a),
+	)
+	for _, c := range root.Commands() {
+		c.Args = asBadInput(c, c.Args)
+	}
+	return root
+}
+
+// asBadInput makes a wrong number of arguments exit as wrong use does.
+func asBadInput(c *cobra.Command, check cobra.PositionalArgs) cobra.PositionalArgs {
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return badInput{hint.Wrap(err, fmt.Sprintf("see `devbox %s --help`", c.Name()))}
+		}
+		return nil
+	}
+}
+
+// project loads devbox.yaml from the project's folder or one above it.
+func (a *app) project() (*deploy.Project, error) {
+	file, err := config.Find(a.dir)
+	if err != nil {
+		return nil, badInput{err}
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		return nil, badInput{err}
+	}
+	paths, err := userPaths()
+	if err != nil {
+		return nil, err
+	}
+	return &deploy.Project{Config: cfg, Paths: paths}, nil
+}
+
+// userPaths are devbox's own folders by the XDG base directory rules, the same
+// on every system.
+func userPaths() (deploy.Paths, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return deploy.Paths{}, hint.Wrap(err, "set HOME to your home folder")
+	}
+	xdg := func(name, fallback string) string {
+		if dir := os.Getenv(name); filepath.IsAbs(dir) {
+			return filepath.Join(dir, "devbox")
+		}
+		return filepath.Join(home, fallback, "devbox")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return deploy.Paths{}, fmt.Errorf("find devbox's own program file: %w", err)
+	}
+	if real, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = real
+	}
+	return deploy.Paths{
+		Home:       home,
+		Cache:      xdg("XDG_CACHE_HOME", ".cache"),
+		State:      xdg("XDG_STATE_HOME", filepath.Join(".local", "state")),
+		Executable: exe,
+	}, nil
+}

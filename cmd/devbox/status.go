@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"devbox/internal/deploy"
+	"devbox/internal/protocol"
+	"devbox/internal/ui"
+	"devbox/internal/vm"
+
+	"github.com/spf13/cobra"
+)
+
+func newStatus(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "show the machine and what runs on it",
+		Long: `status asks the machine what is there and what runs, and remembers nothing by itself.
+It exits with 0 only if the machine runs and every unit of the app is well.`,
+		RunE: func(c *cobra.Command, _ []string) error { return a.status(c.Context()) },
+	}
+}
+
+// report is what status prints with --json.
+type report struct {
+	App     string           `json:"app"`
+	Machine machineReport    `json:"machine"`
+	Ports   []deploy.Forward `json:"ports,omitempty"`
+	Host    *protocol.Status `json:"host,omitempty"`
+	Problem string           `json:"problem,omitempty"`
+}
+
+type machineReport struct {
+	Driver string `json:"driver"`
+	vm.Status
+}
+
+var errNotWell = errors.New("not everything is well")
+
+func (a *app) status(ctx context.Context) error {
+	p, err := a.project()
+	if err != nil {
+		return err
+	}
+	m, _, err := p.Machine(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := m.Status(ctx)
+	if err != nil {
+		return err
+	}
+	r := report{App: p.Config.Name, Machine: machineReport{m.Driver(), st}}
+	if st.State == vm.Running {
+		a.askHost(ctx, p, &r)
+	}
+	well := r.Host != nil && r.Host.Current != nil && r.Problem == "" && r.Host.Problem == ""
+	if r.Host != nil {
+		for _, u := range r.Host.Units {
+			well = well && u.Problem == ""
+		}
+	}
+	if a.json {
+		a.ui.Value(r)
+	} else {
+		a.printStatus(r)
+	}
+	if !well {
+		return silent{errNotWell}
+	}
+	return nil
+}
+
+func (a *app) askHost(ctx context.Context, p *deploy.Project, r *report) {
+	var err error
+	if r.Ports, err = p.Forwards(); err != nil {
+		r.Problem = err.Error()
+	}
+	h, err := p.Connect(ctx)
+	if err != nil {
+		r.Problem = err.Error()
+		return
+	}
+	defer h.Close()
+	s, err := h.Status(ctx, p.Config.Name)
+	if err != nil {
+		r.Problem = err.Error()
+		return
+	}
+	r.Host = &s
+}
+
+func (a *app) printStatus(r report) {
+	line := fmt.Sprintf("machine  %s, %s", r.Machine.Driver, r.Machine.State)
+	if !r.Machine.Since.IsZero() {
+		line += " for " + ago(r.Machine.Since)
+	}
+	if r.Machine.Detail != "" {
+		line += " (" + r.Machine.Detail + ")"
+	}
+	a.ui.Result("%s", line)
+	if r.Machine.State != vm.Running {
+		a.ui.Say("hint: `devbox up` brings it up")
+		return
+	}
+	if r.Host != nil {
+		a.printHost(r.Host)
+	}
+	for _, f := range r.Ports {
+		a.ui.Result("port     http://127.0.0.1:%d -> %d in the machine%s", f.Client, f.Guest, note(f.Problem))
+	}
+	if r.Problem != "" {
+		a.ui.Result("problem  %s", r.Problem)
+	}
+}
+
+func (a *app) printHost(s *protocol.Status) {
+	switch {
+	case s.Current == nil:
+		a.ui.Result("release  none")
+	default:
+		c := s.Current
+		text := fmt.Sprintf("release  %s (%s), %s ago", c.ID, short(c.Digest), ago(c.At))
+		if c.Source != "" {
+			text += ", from " + c.Source
+		}
+		if c.By != "" {
+			text += ", by " + c.By
+		}
+		a.ui.Result("%s", text)
+	}
+	if s.Problem != "" {
+		a.ui.Result("problem  %s", s.Problem)
+	}
+	rows := make([][]string, len(s.Units))
+	for i, u := range s.Units {
+		since, memory, pid := "", "", ""
+		if !u.Since.IsZero() {
+			since = ago(u.Since)
+		}
+		if u.Memory > 0 {
+			memory = ui.Bytes(u.Memory)
+		}
+		if u.MainPID > 0 {
+			pid = fmt.Sprint(u.MainPID)
+		}
+		rows[i] = []string{u.Unit, u.Active + " (" + u.Sub + ")", since, pid, memory, u.Problem}
+	}
+	if len(rows) > 0 {
+		a.ui.Table([]string{"unit", "state", "for", "pid", "memory", ""}, rows)
+	}
+}
+
+func short(digest string) string { return digest[:min(12, len(digest))] }
+
+func note(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ": " + s
+}
+
+// ago is how long ago t was, as people say it.
+func ago(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dmin", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dmin", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	}
+}

@@ -1,0 +1,154 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"devbox/internal/config"
+	"devbox/internal/image"
+	"devbox/internal/protocol"
+	"devbox/internal/sync/delta"
+)
+
+// Artifact is a packed image on the client.
+type Artifact struct {
+	Path     string // NAME_VERSION.raw in the image store
+	Digest   delta.Digest
+	Size     int64 // bytes
+	Sums     *delta.Sums
+	Source   string // git revision it was built from
+	Warnings []image.Problem
+	Phases   []protocol.Phase // "build", "stage", "pack", "digest"
+
+	plan *delta.Plan // against prev, or against nothing if there is no prev
+	prev *stored
+	file *os.File // what plan reads
+}
+
+// Version is the part of the image's file name that tells it from others.
+func (a *Artifact) Version() string { return a.Digest.Short() }
+
+// Close lets go of the images that the artifact's delta reads.
+func (a *Artifact) Close() {
+	if a.prev != nil {
+		a.prev.Close()
+	}
+	if a.file != nil {
+		a.file.Close()
+	}
+}
+
+// Build runs the build command for a host of Go architecture arch, stages and
+// checks the tree and packs it. It returns [Problems] when the image would not
+// work. When ctx ends, the build command is killed and nothing is kept.
+func (p *Project) Build(ctx context.Context, arch string) (*Artifact, error) {
+	unlock, err := lock(ctx, filepath.Join(p.imageDir(), "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	a := &Artifact{}
+	clock := time.Now()
+	lap := func(name string) {
+		a.Phases = append(a.Phases, protocol.Phase{Name: name, Took: time.Since(clock)})
+		clock = time.Now()
+	}
+	source := make(chan string, 1)
+	go func() { source <- p.revision(ctx) }()
+	if err := p.runBuild(ctx, arch); err != nil {
+		return nil, err
+	}
+	a.Source = <-source
+	lap("build")
+	tree, err := p.stage(arch)
+	if err != nil {
+		return nil, err
+	}
+	found := tree.Check(ctx, image.CheckOptions{Name: p.Config.Name, Arch: arch})
+	serious := slices.DeleteFunc(slices.Clone(found), func(x image.Problem) bool { return x.Warning })
+	if len(serious) > 0 {
+		return nil, Problems(serious)
+	}
+	a.Warnings = found
+	lap("stage")
+	if err := p.pack(ctx, tree, a, lap); err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// runBuild runs the user's build command into an empty stage: what an earlier
+// build left there must not get into this image.
+func (p *Project) runBuild(ctx context.Context, arch string) error {
+	stage := p.stageDir(arch)
+	if err := os.RemoveAll(stage); err != nil {
+		return fmt.Errorf("empty the stage: %w", err)
+	}
+	if err := os.MkdirAll(stage, 0o755); err != nil {
+		return fmt.Errorf("make the stage: %w", err)
+	}
+	c := p.Config
+	if c.Build.Command == "" {
+		return nil
+	}
+	return runBuild(ctx, c.Build.Command, c.Abs(c.Build.Dir), []string{
+		"GOOS=linux", "GOARCH=" + arch, "CGO_ENABLED=0",
+		"DEVBOX_STAGE=" + stage, "DEVBOX_CACHE=" + p.Paths.Cache,
+	})
+}
+
+// stage lays the user's tree over what the build made, and single files over
+// both.
+func (p *Project) stage(arch string) (*image.Tree, error) {
+	c := p.Config
+	o := image.Options{Name: c.Name, Dirs: []string{p.stageDir(arch)}}
+	if c.Image.Tree != "" {
+		o.Dirs = append(o.Dirs, c.Abs(c.Image.Tree))
+	}
+	for _, f := range c.Image.Files {
+		o.Files = append(o.Files, image.File{From: c.Abs(f.From), To: f.To, Mode: fileMode(f)})
+	}
+	return image.Stage(o)
+}
+
+func fileMode(f config.File) fs.FileMode { return fs.FileMode(f.Mode) }
+
+// pack writes the image and names it after its content. Comparing it with the
+// image before it yields both its digest and the delta to send.
+func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap func(string)) error {
+	store := imageStore{dir: p.imageDir(), app: p.Config.Name}
+	if err := os.MkdirAll(store.dir, 0o755); err != nil {
+		return fmt.Errorf("make the image folder: %w", err)
+	}
+	fresh := filepath.Join(store.dir, ".packing")
+	packed, err := image.Pack(ctx, tree, image.Format(p.Config.Image.Format), fresh)
+	if err != nil {
+		return err
+	}
+	lap("pack")
+	if a.file, err = os.Open(fresh); err != nil {
+		return fmt.Errorf("read the packed image: %w", err)
+	}
+	if a.prev, err = store.latest(); err != nil {
+		return err
+	}
+	var base *delta.Source
+	if a.prev != nil {
+		base = a.prev.Source
+	}
+	a.plan, err = delta.Compare(ctx, base, &delta.Source{ReaderAt: a.file, Size: packed.Size})
+	if err != nil {
+		return fmt.Errorf("compare with the image before: %w", err)
+	}
+	a.Size, a.Sums = packed.Size, a.plan.Sums
+	a.Digest = a.Sums.Digest()
+	a.Path, err = store.add(fresh, a.Sums)
+	lap("digest")
+	return err
+}

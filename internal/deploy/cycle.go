@@ -1,0 +1,97 @@
+package deploy
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"os/user"
+	"strings"
+	"time"
+
+	"devbox/internal/protocol"
+	"devbox/internal/sync/delta"
+)
+
+// Cycle is one way from the source to a running release, as `up` and `watch`
+// report it. Its JSON is what --json prints.
+type Cycle struct {
+	At      time.Time          `json:"at"`
+	Trigger []string           `json:"trigger,omitempty"` // changed files, relative to the project
+	Outcome string             `json:"outcome"`           // one of protocol's outcomes, or one below
+	Version string             `json:"version,omitempty"` // of the image
+	Release string             `json:"release,omitempty"`
+	Serving string             `json:"serving,omitempty"`
+	Restart []protocol.UnitWhy `json:"restart,omitempty"`
+	Stay    []protocol.UnitWhy `json:"stay,omitempty"`
+	Remove  []protocol.UnitWhy `json:"remove,omitempty"`
+	Wire    int64              `json:"wire_bytes"`
+	Phases  []protocol.Phase   `json:"phases,omitempty"`
+	Took    time.Duration      `json:"took"`
+	Error   string             `json:"error,omitempty"`
+	Hint    string             `json:"hint,omitempty"`
+	Failure *protocol.Failure  `json:"failure,omitempty"`
+}
+
+// Outcomes of a cycle that never got to an activation.
+const (
+	BuildFailed = "build-failed" // the old release serves on
+	BadImage    = "bad-image"    // the old release serves on
+	HostLost    = "host-lost"    // the host finishes or undoes it by itself
+)
+
+// Deliver ships an image and makes it the running release. A release that was
+// not kept is a [RolledBackError]; c says in either case what happened.
+func (h *Host) Deliver(ctx context.Context, a *Artifact, mode delta.Mode, c *Cycle) error {
+	c.Version = a.Version()
+	c.Phases = append(c.Phases, a.Phases...)
+	begin := time.Now()
+	sent, err := h.Ship(ctx, a, mode)
+	c.Wire = sent.Wire
+	c.Phases = append(c.Phases, protocol.Phase{Name: "ship", Took: time.Since(begin)})
+	if err != nil {
+		return err
+	}
+	result, err := h.Activate(ctx, protocol.Activate{
+		App:      h.project.Config.Name,
+		Digest:   a.Digest.String(),
+		Settings: h.project.settings(),
+		By:       whoAmI(),
+		Source:   a.Source,
+	}, nil)
+	if err != nil {
+		return err
+	}
+	c.Outcome, c.Release, c.Serving = result.Outcome, result.Release, result.Serving
+	c.Restart, c.Stay, c.Remove = result.Plan.Restart, result.Plan.Stay, result.Plan.Remove
+	c.Phases = append(c.Phases, result.Phases...)
+	c.Failure = result.Failure
+	switch result.Outcome {
+	case protocol.Committed, protocol.Unchanged:
+		h.Welcome.Current = a.Digest.String()
+		return nil
+	default:
+		return &RolledBackError{result}
+	}
+}
+
+// whoAmI names the person at this computer, for the host's history.
+func whoAmI() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
+}
+
+// revision is the git commit that the source stands on, with a mark if there
+// is more than that; "" outside git. It goes into the host's history only.
+func (p *Project) revision(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "-C", p.Config.Dir, "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}

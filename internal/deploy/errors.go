@@ -1,0 +1,62 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"devbox/internal/image"
+	"devbox/internal/protocol"
+	"devbox/internal/remote"
+)
+
+// Problems are what is wrong with a staged image, all at once.
+type Problems []image.Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, x := range p {
+		lines[i] = x.String()
+	}
+	return fmt.Sprintf("the image has %d problem(s):\n  %s", len(p), strings.Join(lines, "\n  "))
+}
+
+// RolledBackError is an activation that did not keep the new release.
+type RolledBackError struct {
+	Result protocol.Result
+}
+
+func (e *RolledBackError) Error() string {
+	var b strings.Builder
+	f := e.Result.Failure
+	if f == nil {
+		f = &protocol.Failure{Cause: "no cause given"}
+	}
+	b.WriteString("release ")
+	b.WriteString(e.Result.Release)
+	b.WriteString(" was not kept: ")
+	if f.Unit != "" {
+		b.WriteString(f.Unit + ": ")
+	}
+	b.WriteString(f.Cause)
+	for _, l := range f.Log {
+		b.WriteString("\n  " + l)
+	}
+	switch {
+	case e.Result.Outcome == protocol.RolledBack:
+		b.WriteString("\n" + e.Result.Serving + " serves on")
+	case e.Result.Serving == "":
+		b.WriteString("\nnothing serves: there was no release before")
+	default:
+		b.WriteString("\n" + e.Result.Serving + " was brought back but is not healthy either")
+	}
+	return b.String()
+}
+
+// lost tells whether err means that the host cannot be reached any more.
+func lost(err error) bool {
+	return errors.Is(err, ErrLost) || errors.Is(err, remote.ErrLost)
+}
+
+// Busy tells whether another activation holds the host.
+func (e *HostError) Busy() bool { return e.Code == protocol.CodeBusy }

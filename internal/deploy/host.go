@@ -1,0 +1,93 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"devbox/internal/provision"
+	"devbox/internal/remote"
+)
+
+// Host is a connected host: its kept SSH connection and the session of
+// devbox-host on it.
+type Host struct {
+	Conn *remote.Conn
+	*Session
+	project *Project
+}
+
+// Close ends the session and the connection.
+func (h *Host) Close() {
+	h.Session.Close()
+	h.Conn.Close()
+}
+
+// reopen starts a new session over the same connection.
+func (h *Host) reopen(ctx context.Context) error {
+	h.Session.Close()
+	s, err := OpenSession(ctx, h.Conn, h.project.Config.Name)
+	if err != nil {
+		return err
+	}
+	h.Session = s
+	return nil
+}
+
+// Connect reaches the project's dev machine as the deploy user, the way that a
+// production host is reached. It starts nothing.
+func (p *Project) Connect(ctx context.Context) (*Host, error) {
+	e, err := p.AdminEndpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := remote.Dial(ctx, endpoint(e, p.Config.DeployUser), p.dialOptions())
+	if err != nil {
+		return nil, fmt.Errorf("connect to the machine: %w", err)
+	}
+	s, err := OpenSession(ctx, conn, p.Config.Name)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &Host{conn, s, p}, nil
+}
+
+// LogOptions choose what Logs prints.
+type LogOptions struct {
+	Unit   string // "" is every unit of the app
+	Follow bool
+	Lines  int
+	Cursor string // go on after this entry, instead of the last Lines
+	JSON   bool
+}
+
+// Logs writes the journal of the app's units to w until it ends or, when it
+// follows, until ctx does.
+func (h *Host) Logs(ctx context.Context, o LogOptions, w io.Writer) error {
+	args := []string{"sudo", "-n", provision.HostPath, "logs", h.project.Config.Name}
+	if o.Unit != "" {
+		args = append(args, o.Unit)
+	}
+	if o.Cursor != "" {
+		args = append(args, "--cursor", o.Cursor)
+	} else {
+		args = append(args, "--lines", fmt.Sprint(o.Lines))
+	}
+	if o.Follow {
+		args = append(args, "-f")
+	}
+	if o.JSON {
+		args = append(args, "--json")
+	}
+	err := h.Conn.Run(ctx, remote.Command{Args: args, Stdout: w})
+	if err != nil && ctx.Err() != nil && o.Follow {
+		return context.Cause(ctx)
+	}
+	var exit *remote.ExitError
+	if errors.As(err, &exit) {
+		return fmt.Errorf("read the journal: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,75 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/remote"
+	"devbox/internal/vm"
+)
+
+// Spec is the dev machine that devbox.yaml describes.
+func (p *Project) Spec() vm.Spec {
+	m := p.Config.Machine
+	s := vm.Spec{
+		Name: p.Config.Name, CPUs: m.CPUs, MemoryBytes: int64(m.Memory), DiskBytes: int64(m.Disk),
+		StateDir: p.MachineDir(), CacheDir: p.Paths.Cache,
+	}
+	for arch, b := range m.Base {
+		if s.Base == nil {
+			s.Base = map[string]vm.BaseImage{}
+		}
+		s.Base[arch] = vm.BaseImage{URL: b.URL, Digest: b.Digest}
+	}
+	return s
+}
+
+// Machine returns the project's dev machine and why it is of that driver.
+// Nothing is made or started.
+func (p *Project) Machine(ctx context.Context) (vm.Machine, string, error) {
+	return vm.Open(ctx, p.Config.Machine.Driver, p.Spec())
+}
+
+// AdminEndpoint is how to log in to the running dev machine as its
+// administrator.
+func (p *Project) AdminEndpoint(ctx context.Context) (vm.Endpoint, error) {
+	m, _, err := p.Machine(ctx)
+	if err != nil {
+		return vm.Endpoint{}, err
+	}
+	e, err := m.Endpoint(ctx)
+	if errors.Is(err, vm.ErrNotRunning) || errors.Is(err, vm.ErrMissing) {
+		return e, hint.Wrap(fmt.Errorf("machine %s: %w", p.Config.Name, err), "run `devbox up`")
+	}
+	return e, err
+}
+
+// MachineArch asks the running dev machine for its architecture, as GOARCH
+// names it.
+func (p *Project) MachineArch(ctx context.Context) (string, error) {
+	h, err := p.Connect(ctx)
+	if err != nil {
+		return "", hint.Wrap(err, "start the machine with `devbox up`, or say which with --arch")
+	}
+	defer h.Close()
+	return h.Welcome.Arch, nil
+}
+
+// endpoint is e for package remote. The host's key is pinned: the driver took
+// it over a path that it trusts.
+func endpoint(e vm.Endpoint, user string) remote.Endpoint {
+	return remote.Endpoint{
+		Host: e.Host, Port: e.Port, User: user,
+		IdentityFiles: []string{e.IdentityFile},
+		KnownHosts:    []string{e.KnownHostsFile},
+	}
+}
+
+// dialOptions belong to the dev machine, which needs nothing of the user's own
+// SSH settings: no config file, no agent, no prompt.
+func (p *Project) dialOptions() remote.Options {
+	return remote.Options{Home: p.Paths.Home, Timeout: 10 * time.Second, KeepAlive: 5 * time.Second}
+}

@@ -1,0 +1,53 @@
+// Package deploy is the way from a source tree to a running release, the same
+// for a machine at home and a server: build, pack, ship, activate, check.
+// What makes a host exist is internal/vm's concern, what an activation does on
+// it internal/release's.
+package deploy
+
+import (
+	"path/filepath"
+	"time"
+
+	"devbox/internal/config"
+	"devbox/internal/protocol"
+)
+
+// Paths are where devbox keeps its own files on the client, all absolute.
+type Paths struct {
+	Home       string // the user's home folder, for ~/.ssh
+	Cache      string // what can be made again: base images, tools, packed images
+	State      string // what cannot: machines
+	Executable string // devbox itself
+}
+
+// Project is one app: its devbox.yaml and the folders that devbox keeps for it.
+type Project struct {
+	Config *config.Config
+	Paths  Paths
+}
+
+// MachineDir is the folder of this app's dev machine.
+func (p *Project) MachineDir() string {
+	return filepath.Join(p.Paths.State, "machines", p.Config.Name)
+}
+
+// stageDir is where the build command puts its files, one folder for each
+// architecture.
+func (p *Project) stageDir(arch string) string {
+	return filepath.Join(p.Paths.Cache, "apps", p.Config.Name, "stage-"+arch)
+}
+
+// imageDir is where packed images of this app are kept.
+func (p *Project) imageDir() string {
+	return filepath.Join(p.Paths.Cache, "apps", p.Config.Name, "images")
+}
+
+// settings are what devbox.yaml says of a release on the dev machine.
+func (p *Project) settings() protocol.Settings {
+	c := p.Config
+	return protocol.Settings{
+		Profile: c.Image.Profile,
+		Env:     c.Env,
+		Health:  protocol.Health{URL: c.Health.URL, Command: c.Health.Command, Deadline: time.Duration(c.Health.Deadline)},
+	}
+}

@@ -1,0 +1,84 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"devbox/internal/protocol"
+	"devbox/internal/sync/delta"
+)
+
+// Shipped tells what sending an image cost.
+type Shipped struct {
+	Wire int64  // bytes sent; 0 if the host had the image
+	Base string // version of the image that the delta was made against, "" for none
+}
+
+// Ship brings an image to the host, as a delta against one that both sides
+// have, or whole. The host verifies its digest before it is kept.
+func (h *Host) Ship(ctx context.Context, a *Artifact, mode delta.Mode) (Shipped, error) {
+	if slices.Contains(h.Welcome.Images, a.Digest.String()) {
+		return Shipped{}, nil
+	}
+	sent, err := h.shipDelta(ctx, a, mode)
+	var refused *HostError
+	if errors.As(err, &refused) && refused.Code == protocol.CodeUnknownBase {
+		if err = h.reopen(ctx); err == nil { // the refusal has ended the session
+			sent, err = h.shipWhole(ctx, a, mode)
+		}
+	}
+	if err != nil {
+		return sent, fmt.Errorf("ship %s: %w", a.Version(), err)
+	}
+	h.Welcome.Images = append(h.Welcome.Images, a.Digest.String())
+	return sent, nil
+}
+
+// shipDelta sends against what runs on the host if that is at hand here, or
+// else against any other image that both sides have.
+func (h *Host) shipDelta(ctx context.Context, a *Artifact, mode delta.Mode) (Shipped, error) {
+	if a.prev != nil && a.prev.digest.String() == h.Welcome.Current {
+		return h.send(ctx, a, a.plan, a.prev, mode)
+	}
+	store := imageStore{dir: h.project.imageDir(), app: h.project.Config.Name}
+	base, err := store.find(append([]string{h.Welcome.Current}, h.Welcome.Images...))
+	if err != nil || base == nil {
+		return h.shipWhole(ctx, a, mode)
+	}
+	defer base.Close()
+	plan, err := delta.Compare(ctx, base.Source, a.source())
+	if err != nil {
+		return Shipped{}, err
+	}
+	return h.send(ctx, a, plan, base, mode)
+}
+
+func (h *Host) shipWhole(ctx context.Context, a *Artifact, mode delta.Mode) (Shipped, error) {
+	plan, err := delta.Compare(ctx, nil, a.source())
+	if err != nil {
+		return Shipped{}, err
+	}
+	return h.send(ctx, a, plan, nil, mode)
+}
+
+// send sends the delta of plan, which was made against base.
+func (h *Host) send(ctx context.Context, a *Artifact, plan *delta.Plan, base *stored, mode delta.Mode) (Shipped, error) {
+	var sent Shipped
+	req := protocol.Receive{App: h.project.Config.Name, Digest: a.Digest.String(), Size: a.Size}
+	if base != nil {
+		req.Base, sent.Base = base.digest.String(), base.digest.Short()
+	}
+	err := h.do(ctx, protocol.Request{Receive: &req}, func(w io.Writer) error {
+		stats, err := plan.Encode(ctx, w, delta.EncodeOptions{Mode: mode})
+		sent.Wire = stats.Wire
+		return err
+	}, nil)
+	return sent, err
+}
+
+func (a *Artifact) source() *delta.Source {
+	return &delta.Source{ReaderAt: a.file, Size: a.Size, Sums: a.Sums}
+}

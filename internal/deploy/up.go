@@ -1,0 +1,305 @@
+package deploy
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"devbox/internal/forward"
+	"devbox/internal/protocol"
+	"devbox/internal/provision"
+	"devbox/internal/remote"
+	"devbox/internal/sync/delta"
+	"devbox/internal/ui"
+	"devbox/internal/vm"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Up brings the dev machine to what devbox.yaml and the cloud-config say, as
+// far as it is not there: created, booted, set up, its ports open here. The
+// caller closes the Host.
+func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
+	unlock, err := lock(ctx, p.MachineDir()+".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	e, err := p.startMachine(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.setUp(ctx, u, e); err != nil {
+		return nil, err
+	}
+	if err := p.forwardPorts(ctx, e); err != nil {
+		return nil, err
+	}
+	h, err := p.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if h.Welcome.Recovered != "" {
+		u.Say("%s", h.Welcome.Recovered)
+	}
+	return h, nil
+}
+
+// startMachine creates and boots what is missing of the machine.
+func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Endpoint, error) {
+	m, why, err := p.Machine(ctx)
+	if err != nil {
+		return vm.Endpoint{}, err
+	}
+	st, err := m.Status(ctx)
+	if err != nil {
+		return vm.Endpoint{}, err
+	}
+	if st.State != vm.Running {
+		u.Say("machine %s: %s, %s", p.Config.Name, m.Driver(), why)
+	}
+	if st.State == vm.Missing || st.State == vm.Broken {
+		s := u.Step("create the machine")
+		if err := s.End(m.Create(ctx, s.Progress()), ""); err != nil {
+			return vm.Endpoint{}, err
+		}
+	}
+	if st.State != vm.Running {
+		s := u.Step("boot the machine")
+		if err := s.End(m.Start(ctx, s.Progress()), ""); err != nil {
+			return vm.Endpoint{}, err
+		}
+	}
+	return m.Endpoint(ctx)
+}
+
+// bootPatience is how long a machine that runs may take to let devbox in: it
+// may have been started by something else a moment ago.
+const bootPatience = 3 * time.Minute
+
+// setUp applies the cloud-config and installs devbox-host, as the machine's
+// administrator.
+func (p *Project) setUp(ctx context.Context, u *ui.UI, e vm.Endpoint) error {
+	conn, err := remote.DialWait(ctx, endpoint(e, e.User), p.dialOptions(), remote.Wait{For: bootPatience})
+	if err != nil {
+		return fmt.Errorf("log in to the machine: %w", err)
+	}
+	defer conn.Close()
+	root := asRoot{conn}
+	state, err := provision.ReadState(ctx, root)
+	if err != nil {
+		return err
+	}
+	config, err := os.ReadFile(p.Config.Abs(p.Config.CloudInit))
+	if err != nil {
+		return fmt.Errorf("read the cloud-config: %w", err)
+	}
+	if !state.Current(config) {
+		if err := p.apply(ctx, u, root, config); err != nil {
+			return err
+		}
+		if err := p.authorize(ctx, root, e.IdentityFile); err != nil {
+			return err
+		}
+	}
+	return p.installHost(ctx, u, conn, state)
+}
+
+func (p *Project) apply(ctx context.Context, u *ui.UI, root asRoot, config []byte) error {
+	s := u.Step("set the machine up by %s", p.Config.CloudInit)
+	_, err := provision.Apply(ctx, root, config, provision.Options{
+		Name:   p.Config.CloudInit,
+		OnStep: func(x provision.Step) { s.Note("%s", x.Name) },
+	})
+	return s.End(err, "")
+}
+
+// authorize lets devbox's own key for this machine log in as the deploy user,
+// beside the people whom the cloud-config names.
+func (p *Project) authorize(ctx context.Context, root asRoot, identity string) error {
+	pem, err := os.ReadFile(identity)
+	if err != nil {
+		return fmt.Errorf("read the machine's key: %w", err)
+	}
+	key, err := ssh.ParsePrivateKey(pem)
+	if err != nil {
+		return fmt.Errorf("read the machine's key %s: %w", identity, err)
+	}
+	_, err = provision.AuthorizeKey(ctx, root, p.Config.DeployUser, string(ssh.MarshalAuthorizedKey(key.PublicKey())))
+	return err
+}
+
+// installHost installs the devbox-host that belongs to this devbox, for the
+// host's own architecture.
+func (p *Project) installHost(ctx context.Context, u *ui.UI, conn *remote.Conn, state provision.State) error {
+	arch, err := askArch(ctx, conn)
+	if err != nil {
+		return err
+	}
+	binary, err := hostBinary(p.Paths.Executable, arch)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(binary)
+	if state.Host == hex.EncodeToString(sum[:]) {
+		return nil
+	}
+	s := u.Step("install devbox-host for %s", arch)
+	_, err = provision.InstallHost(ctx, asRoot{conn}, binary, hex.EncodeToString(sum[:]))
+	return s.End(err, "")
+}
+
+// askArch asks the host for its architecture and names it as GOARCH does.
+func askArch(ctx context.Context, conn *remote.Conn) (string, error) {
+	out, err := conn.Output(ctx, "uname", "-m")
+	if err != nil {
+		return "", fmt.Errorf("ask the host for its architecture: %w", err)
+	}
+	switch machine := string(trimNewline(out)); machine {
+	case "x86_64":
+		return "amd64", nil
+	case "aarch64":
+		return "arm64", nil
+	default:
+		return "", fmt.Errorf("the host is a %q machine; devbox serves x86_64 and aarch64", machine)
+	}
+}
+
+func trimNewline(b []byte) []byte {
+	if n := len(b); n > 0 && b[n-1] == '\n' {
+		return b[:n-1]
+	}
+	return b
+}
+
+// asRoot runs scripts of package provision over a connection of an
+// administrator who may use sudo.
+type asRoot struct{ conn *remote.Conn }
+
+// Run implements provision.Runner.
+func (r asRoot) Run(ctx context.Context, c provision.Command) (int, error) {
+	err := r.conn.Run(ctx, remote.Command{
+		Args:  append([]string{"sudo", "-n", "sh", "-c", c.Script, "devbox"}, c.Args...),
+		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
+	})
+	var exit *remote.ExitError
+	if errors.As(err, &exit) && exit.Signal == "" {
+		return exit.Code, nil
+	}
+	return 0, err
+}
+
+// Release builds the source as it is and makes it the running release.
+func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error) {
+	begin := time.Now()
+	c := &Cycle{At: begin}
+	s := u.Step("build for %s", h.Welcome.Arch)
+	a, err := p.Build(ctx, h.Welcome.Arch)
+	if s.End(err, "") != nil {
+		return nil, err
+	}
+	defer a.Close()
+	for _, w := range a.Warnings {
+		u.Say("warning: %s", w)
+	}
+	if h.Welcome.Current == a.Digest.String() {
+		s = u.Step("check release %s", a.Version())
+	} else {
+		s = u.Step("ship and activate %s, %s", a.Version(), ui.Bytes(a.Size))
+	}
+	// An interrupt waits for the end: an activation is never left half-way.
+	limit := time.Duration(p.Config.Health.Deadline) + 5*time.Minute
+	dctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
+	defer cancel()
+	err = h.Deliver(dctx, a, delta.Fast, c)
+	c.Took = time.Since(begin)
+	result := ""
+	if c.Outcome == protocol.Unchanged {
+		result = "runs already"
+	}
+	return c, s.End(err, result)
+}
+
+// forwardPorts opens machine.ports on this computer, in a process of its own.
+func (p *Project) forwardPorts(ctx context.Context, e vm.Endpoint) error {
+	spec := forward.Spec{Dir: p.MachineDir(), Endpoint: endpoint(e, p.Config.DeployUser), Options: p.dialOptions()}
+	for _, port := range p.Config.Machine.Ports {
+		spec.Ports = append(spec.Ports, forward.Port{Client: port.Client, Guest: port.Guest})
+	}
+	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the machine's folder: %w", err)
+	}
+	_, err := forward.Start(ctx, spec, p.Paths.Executable, ForwardCommand)
+	return err
+}
+
+// ForwardCommand is the hidden command of devbox that is the body of the
+// forwarding process.
+const ForwardCommand = "forward"
+
+// Forward is a port of the machine that answers on this computer.
+type Forward struct {
+	forward.Port
+	Problem string `json:"problem,omitempty"`
+}
+
+// Forwards asks which ports are open and whether they lead anywhere.
+func (p *Project) Forwards() ([]Forward, error) {
+	st, err := forward.Running(p.MachineDir())
+	if err != nil {
+		return nil, err
+	}
+	open := map[forward.Port]bool{}
+	for _, port := range st.Ports {
+		open[port] = st.Pid != 0
+	}
+	var all []Forward
+	for _, port := range p.Config.Machine.Ports {
+		f := Forward{Port: forward.Port{Client: port.Client, Guest: port.Guest}}
+		switch {
+		case !open[f.Port]:
+			f.Problem = "not open; `devbox up` opens it"
+		case st.State == forward.Waiting:
+			f.Problem = "the machine does not answer: " + st.Error
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// Down stops the machine. It reports whether there was anything to stop.
+func (p *Project) Down(ctx context.Context) (bool, error) {
+	return p.end(ctx, vm.Stopped, vm.Machine.Stop)
+}
+
+// Destroy removes the machine and its data. It reports whether there was any.
+func (p *Project) Destroy(ctx context.Context) (bool, error) {
+	return p.end(ctx, vm.Missing, vm.Machine.Destroy)
+}
+
+func (p *Project) end(ctx context.Context, already vm.State, end func(vm.Machine, context.Context) error) (bool, error) {
+	unlock, err := lock(ctx, p.MachineDir()+".lock")
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	m, _, err := p.Machine(ctx)
+	if err != nil {
+		return false, err
+	}
+	st, err := m.Status(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := forward.Stop(ctx, p.MachineDir()); err != nil {
+		return false, err
+	}
+	if st.State == already || st.State == vm.Missing {
+		return false, nil
+	}
+	return true, end(m, ctx)
+}

@@ -1,0 +1,346 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/protocol"
+	"devbox/internal/sync/delta"
+	"devbox/internal/sync/watch"
+	"devbox/internal/ui"
+	"devbox/internal/vm"
+)
+
+// Key is what a person asks of a running watch.
+type Key int
+
+const (
+	KeyRebuild Key = iota // build and deliver now
+	KeyPause              // stop following, or go on
+	KeyQuit
+)
+
+// WatchEvent is one thing that happened. One field is set.
+type WatchEvent struct {
+	Cycle *Cycle   `json:"cycle,omitempty"`
+	Log   *LogLine `json:"log,omitempty"`
+	Note  string   `json:"note,omitempty"` // for a person: paused, connection lost, …
+}
+
+// WatchOptions are a watch's two ends. Report may be called from any goroutine.
+type WatchOptions struct {
+	Keys   <-chan Key
+	Report func(WatchEvent)
+}
+
+// Watch brings the machine up, delivers the source as it is and then follows
+// every save until ctx ends or a person quits, both of which return nil.
+// What fails on the way is reported and the previous release serves on; an
+// error comes back only when following cannot go on.
+func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) error {
+	root, paths := watchRoot(p.Config.Dir, p.Config.Watch.Paths)
+	w, err := watch.New(ctx, watch.Options{Root: root, Paths: paths, Ignore: p.Config.Watch.Ignore})
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	h, err := p.Up(ctx, u)
+	if err != nil {
+		return err
+	}
+	f := &follower{project: p, ui: u, watcher: w, host: h, opts: o, root: root}
+	defer func() { f.host.Close() }()
+	stopLogs := f.followLogs(ctx)
+	defer func() { stopLogs() }()
+
+	folders, files := w.Watched()
+	f.note("watching %d files in %d folders of %s", files, folders, p.Config.Dir)
+	err = f.run(ctx, &stopLogs)
+	if errors.Is(err, errQuit) {
+		return nil
+	}
+	return err
+}
+
+// watchRoot is the deepest folder that holds both the project and all that it
+// watches, and the watched paths relative to it.
+func watchRoot(dir string, paths []string) (root string, rel []string) {
+	root = dir
+	for _, p := range paths {
+		for abs := filepath.Join(dir, p); !within(root, abs); {
+			root = filepath.Dir(root)
+		}
+	}
+	for _, p := range paths {
+		r, err := filepath.Rel(root, filepath.Join(dir, p))
+		if err != nil {
+			continue // both are absolute, so there is a relative path
+		}
+		rel = append(rel, filepath.ToSlash(r))
+	}
+	return root, rel
+}
+
+func within(root, path string) bool {
+	rel, err := filepath.Rel(root, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+var errQuit = errors.New("quit")
+
+// follower is a running watch.
+type follower struct {
+	project *Project
+	ui      *ui.UI
+	watcher *watch.Watcher
+	host    *Host
+	opts    WatchOptions
+	root    string
+	paused  bool
+	cursor  string // of the last entry of the journal that was reported
+}
+
+func (f *follower) note(format string, args ...any) {
+	f.opts.Report(WatchEvent{Note: fmt.Sprintf(format, args...)})
+}
+
+// lostLimit is how often in a row a cycle may lose the host.
+const lostLimit = 3
+
+// run delivers the source as it is, then one batch of changes after another.
+func (f *follower) run(ctx context.Context, stopLogs *func()) error {
+	var batch *watch.Batch // nil: deliver what is there
+	for losses := 0; ; {
+		if f.host.Conn.Err() != nil {
+			(*stopLogs)()
+			if err := f.reconnect(ctx); err != nil {
+				return err
+			}
+			*stopLogs = f.followLogs(ctx)
+		}
+		err := f.cycle(ctx, batch)
+		if ctx.Err() != nil {
+			return errQuit
+		}
+		if lost(err) {
+			if losses++; losses == lostLimit {
+				return err
+			}
+			f.host.Close()
+			continue // the same again: what the host did of it is found out there
+		}
+		losses = 0
+		if batch, err = f.next(ctx); err != nil {
+			if ctx.Err() != nil {
+				return errQuit
+			}
+			return err
+		}
+	}
+}
+
+// next waits for changes, for a person who wants a build without any, or for
+// the connection to end: a nil batch in both of these cases.
+func (f *follower) next(ctx context.Context) (*watch.Batch, error) {
+	for {
+		b, err := f.nextBatch(ctx)
+		if err != nil || b == nil || !f.paused {
+			return b, err
+		}
+		// Paused: keep what came until a person goes on, or newer content comes.
+		select {
+		case <-b.Superseded:
+		case <-f.host.Conn.Done():
+			return nil, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case k := <-f.opts.Keys:
+			if now, err := f.press(k); now || err != nil || !f.paused {
+				return b, err
+			}
+		}
+	}
+}
+
+// nextBatch asks the watcher for changes and minds the keys meanwhile.
+func (f *follower) nextBatch(ctx context.Context) (*watch.Batch, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	type answer struct {
+		batch *watch.Batch
+		err   error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		b, err := f.watcher.Next(ctx)
+		got <- answer{b, err}
+	}()
+	leave := func(err error) (*watch.Batch, error) {
+		cancel()
+		<-got // only one may be in Next; what it brings is told again
+		return nil, err
+	}
+	for {
+		select {
+		case a := <-got:
+			cancel()
+			return a.batch, a.err
+		case <-f.host.Conn.Done():
+			return leave(nil)
+		case k := <-f.opts.Keys:
+			if now, err := f.press(k); now || err != nil {
+				return leave(err)
+			}
+		}
+	}
+}
+
+// press does what a key asks for; now says that it asks for a build.
+func (f *follower) press(k Key) (now bool, err error) {
+	switch k {
+	case KeyQuit:
+		return false, errQuit
+	case KeyPause:
+		f.paused = !f.paused
+		if f.paused {
+			f.note("paused; p goes on")
+		} else {
+			f.note("following again")
+		}
+	case KeyRebuild:
+		return true, nil
+	}
+	return false, nil
+}
+
+// cycle builds and delivers once. It returns the error of a lost host; all
+// others are reported.
+func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
+	begin := time.Now()
+	c := &Cycle{At: begin, Serving: ""}
+	if batch != nil {
+		c.Trigger = f.names(batch.Changes)
+		for _, path := range batch.Loop {
+			f.note("%s changes during every build: the build writes it; add it to watch.ignore in devbox.yaml", f.name(path))
+		}
+	}
+	err := f.deliver(ctx, batch, c)
+	if errors.Is(err, watch.ErrSuperseded) || ctx.Err() != nil && c.Outcome == "" {
+		return nil
+	}
+	c.Took = time.Since(begin)
+	if err != nil {
+		c.fail(err)
+	} else if batch != nil {
+		batch.Commit()
+	}
+	f.opts.Report(WatchEvent{Cycle: c})
+	if lost(err) {
+		return err
+	}
+	return nil
+}
+
+func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) error {
+	bctx := ctx
+	if batch != nil {
+		var cancel context.CancelFunc
+		bctx, cancel = batch.Context(ctx)
+		defer cancel()
+	}
+	a, err := f.project.Build(bctx, f.host.Welcome.Arch)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	if batch != nil {
+		if err := batch.Settle(ctx); err != nil {
+			return err
+		}
+	}
+	// From here on a save or a Ctrl-C waits: an activation is never left half-way.
+	limit := time.Duration(f.project.Config.Health.Deadline) + time.Minute
+	dctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
+	defer cancel()
+	return f.host.Deliver(dctx, a, delta.Fast, c)
+}
+
+func (f *follower) names(changes []watch.Change) []string {
+	names := make([]string, len(changes))
+	for i, c := range changes {
+		names[i] = f.name(c.Path)
+	}
+	return names
+}
+
+// name is a watched path as the user knows it, relative to the project.
+func (f *follower) name(path string) string {
+	rel, err := filepath.Rel(f.project.Config.Dir, filepath.Join(f.root, filepath.FromSlash(path)))
+	if err != nil {
+		return path
+	}
+	return rel
+}
+
+// fail notes in c why a cycle did not bring its release up.
+func (c *Cycle) fail(err error) {
+	var (
+		build    *BuildError
+		problems Problems
+		rolled   *RolledBackError
+	)
+	switch {
+	case errors.As(err, &rolled):
+		// the outcome is the host's own
+	case errors.As(err, &build):
+		c.Outcome = BuildFailed
+	case errors.As(err, &problems):
+		c.Outcome = BadImage
+	case lost(err):
+		c.Outcome = HostLost
+	default:
+		c.Outcome = protocol.Failed
+	}
+	c.Error, c.Hint = err.Error(), hint.Of(err)
+}
+
+// reconnect comes back to the machine after the connection was lost: as long as
+// it runs, it is only a matter of time.
+func (f *follower) reconnect(ctx context.Context) error {
+	f.note("connection to the machine lost, connecting again")
+	begin := time.Now()
+	for {
+		m, _, err := f.project.Machine(ctx)
+		if err != nil {
+			return err
+		}
+		st, err := m.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if st.State != vm.Running {
+			return hint.Errorf("run `devbox watch` to bring it up again", "machine %s is %s", f.project.Config.Name, st.State)
+		}
+		h, err := f.project.Connect(ctx)
+		if err == nil {
+			f.host = h
+			f.note("connected again after %s", ui.Seconds(time.Since(begin)))
+			if h.Welcome.Recovered != "" {
+				f.note("%s", h.Welcome.Recovered)
+			}
+			return nil
+		}
+		if time.Since(begin) > time.Minute {
+			return fmt.Errorf("connect to the machine again: gave up after a minute: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return errQuit
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
