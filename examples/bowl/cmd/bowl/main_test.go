@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The tests start this binary again as the app itself.
+func TestMain(m *testing.M) {
+	if os.Getenv("BOWL_TEST_AS_APP") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+const patience = 20 * time.Second
+
+// process is a running app.
+type process struct {
+	cmd    *exec.Cmd
+	log    *bytes.Buffer
+	states chan string // what it told the service manager
+}
+
+// startApp starts the app as systemd would: sockets from descriptor 3 on, their name, and a place for notifications.
+func startApp(t *testing.T, data string, env []string, sockets ...*os.File) process {
+	t.Helper()
+	folder, err := os.MkdirTemp("", "bowl") // short: the address of a socket has 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(folder, "n"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = notify.Close() })
+	p := process{log: &bytes.Buffer{}, states: make(chan string, 100)}
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := notify.Read(buf)
+			if err != nil {
+				return
+			}
+			first, _, _ := strings.Cut(string(buf[:n]), "\n")
+			p.states <- first
+		}
+	}()
+	// systemd names the process that the sockets are for, which only the process itself knows here.
+	script := `export LISTEN_PID=$$; exec "$0" "$@"`
+	p.cmd = exec.Command("/bin/sh", "-c", script, os.Args[0], "-share", "../../share", "-listen", "127.0.0.1:0")
+	p.cmd.Env = append(os.Environ(), "BOWL_TEST_AS_APP=1", "NOTIFY_SOCKET="+filepath.Join(folder, "n"), "STATE_DIRECTORY="+data)
+	if len(sockets) > 0 {
+		p.cmd.Env = append(p.cmd.Env, "LISTEN_FDS=1", "LISTEN_FDNAMES=http")
+	}
+	p.cmd.Env = append(p.cmd.Env, env...)
+	p.cmd.ExtraFiles = sockets
+	p.cmd.Stderr = p.log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
+	return p
+}
+
+func (p process) await(t *testing.T, want string) {
+	t.Helper()
+	for {
+		select {
+		case got := <-p.states:
+			if got == want {
+				return
+			}
+		case <-time.After(patience):
+			t.Fatalf("no %s within %v; log:\n%s", want, patience, p.log)
+		}
+	}
+}
+
+func (p process) stop(t *testing.T) time.Duration {
+	t.Helper()
+	before := time.Now()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("app ends: %v; log:\n%s", err, p.log)
+	}
+	return time.Since(before)
+}
+
+func socket(t *testing.T) (*os.File, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f, "http://" + l.Addr().String()
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	answer, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(body))
+}
+
+func TestSocketActivation(t *testing.T) {
+	f, url := socket(t)
+	p := startApp(t, t.TempDir(), []string{"DEVBOX_VERSION=3f2a9c01d2e4", "WATCHDOG_USEC=200000"}, f)
+	p.await(t, "READY=1")
+	if got := get(t, url+"/version"); got != "3f2a9c01d2e4" {
+		t.Errorf("version %q", got)
+	}
+	p.await(t, "WATCHDOG=1")
+
+	events, err := http.Get(url + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Body.Close()
+	if line, err := bufio.NewReader(events.Body).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if took := p.stop(t); took > 2*time.Second {
+		t.Errorf("the app took %v to stop with a stream open", took)
+	}
+	p.await(t, "STOPPING=1")
+	if _, err := io.Copy(io.Discard, events.Body); err != nil {
+		t.Errorf("the stream broke: %v", err)
+	}
+}
+
+func TestWrongSocketName(t *testing.T) {
+	f, _ := socket(t)
+	p := startApp(t, t.TempDir(), []string{"LISTEN_FDNAMES=bowl.socket"}, f)
+	if err := p.cmd.Wait(); err == nil {
+		t.Error("the app took a socket of another name")
+	}
+	if !strings.Contains(p.log.String(), "FileDescriptorName=http") {
+		t.Errorf("the log does not name the cure:\n%s", p.log)
+	}
+}
+
+func TestBrokenTemplateNeverGetsReady(t *testing.T) {
+	share := t.TempDir()
+	if err := os.CopyFS(share, os.DirFS("../../share")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(share, "templates", "page.html"), []byte("{{.Broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-share", share, "-listen", "127.0.0.1:0", "-data", t.TempDir())
+	cmd.Env = append(os.Environ(), "BOWL_TEST_AS_APP=1")
+	log, err := cmd.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.Contains(string(log), "page.html:1") {
+		t.Errorf("%v; log:\n%s", err, log)
+	}
+}
+
+// What a deploy does, with a plain client on it: the next process takes the socket after the last one ended.
+func TestRestartsUnderLoad(t *testing.T) {
+	f, url := socket(t)
+	data := t.TempDir()
+	p := startApp(t, data, []string{"DEVBOX_VERSION=v0"}, f)
+	p.await(t, "READY=1")
+	var until atomic.Bool
+	var pressed atomic.Int64
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			client := &http.Client{Transport: &http.Transport{}}
+			for !until.Load() {
+				answer, err := client.Post(url+"/press", "application/x-www-form-urlencoded", strings.NewReader("name=Ann"))
+				if err != nil { // a POST is not repeated by the client, so a broken one shows
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, answer.Body)
+				_ = answer.Body.Close()
+				if answer.StatusCode != http.StatusOK {
+					t.Errorf("status %d", answer.StatusCode)
+				}
+				pressed.Add(1)
+			}
+		})
+	}
+	for _, version := range []string{"v1", "v2", "v3"} {
+		time.Sleep(100 * time.Millisecond)
+		p.stop(t)
+		p = startApp(t, data, []string{"DEVBOX_VERSION=" + version}, f)
+		p.await(t, "READY=1")
+		if got := get(t, url+"/version"); got != version {
+			t.Errorf("version %q answers, want %q", got, version)
+		}
+	}
+	until.Store(true)
+	wg.Wait()
+	want := `"presses":` + strconv.FormatInt(pressed.Load(), 10)
+	if got := get(t, url+"/healthz"); !strings.Contains(got, want) {
+		t.Errorf("health %s, want %s", got, want)
+	}
+	p.stop(t)
+}
+
+func TestParse(t *testing.T) {
+	env := func(pairs ...string) func(string) string {
+		return func(key string) string {
+			if i := slices.Index(pairs, key); i >= 0 {
+				return pairs[i+1]
+			}
+			return ""
+		}
+	}
+	o, err := parse(nil, env("STATE_DIRECTORY", "/var/lib/bowl:/var/lib/other", "DEVBOX_VERSION", "v1", "BOWL_GREETING", strings.Repeat("é", 999)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := options{"127.0.0.1:8080", "share", "/var/lib/bowl", "v1", strings.Repeat("é", 200)}
+	if o != want {
+		t.Errorf("options %v, want %v", o, want)
+	}
+	if o, err := parse([]string{"-listen", ":80", "-share", "/usr/share/bowl"}, env("DEVBOX_VERSION", "v1")); err != nil ||
+		o != (options{":80", "/usr/share/bowl", "data", "v1", ""}) {
+		t.Errorf("options %v, %v", o, err)
+	}
+	if _, err := parse([]string{"surplus"}, env()); err == nil {
+		t.Error("a surplus argument was taken")
+	}
+}
