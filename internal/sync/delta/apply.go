@@ -263,28 +263,26 @@ func (d *decompressor) write(a *applier, c chunk) error {
 	return err
 }
 
-func (d *decompressor) decode(base *Source, c chunk) ([]byte, error) {
-	if d.raw == nil {
+func (d *decompressor) decode(base *Source, c chunk) (raw []byte, err error) {
+	if d.dec == nil {
 		d.raw, d.dict = make([]byte, maxChunk), make([]byte, maxDict)
-	}
-	dict := d.dict[:c.dict]
-	options := []zstd.DOption{
-		zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(maxChunk), zstd.WithDecoderMaxWindow(maxChunk + maxDict),
-		zstd.WithDecodeAllCapLimit(true),
+		d.dec, err = zstd.NewReader(nil,
+			zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true),
+			zstd.WithDecoderMaxMemory(maxChunk), zstd.WithDecoderMaxWindow(maxChunk+maxDict))
+		if err != nil {
+			return nil, err
+		}
 	}
 	if c.dict > 0 {
+		dict := d.dict[:c.dict]
 		if err := readFullAt(base, dict, c.off); err != nil {
 			return nil, err
 		}
-		options = append(options, zstd.WithDecoderDictRaw(dictID, dict))
+		if err := d.dec.ResetWithOptions(nil, zstd.WithDecoderDictRaw(dictID, dict)); err != nil {
+			return nil, err
+		}
 	}
-	dec, err := zstd.NewReader(nil, options...)
-	if err != nil {
-		return nil, err
-	}
-	defer dec.Close()
-	raw, err := dec.DecodeAll(c.buf[:c.payload], d.raw[:0:c.length])
+	raw, err = d.dec.DecodeAll(c.buf[:c.payload], d.raw[:0:c.length])
 	if err != nil {
 		return nil, fmt.Errorf("%w: chunk at %d: %w", ErrCorrupt, c.out, err)
 	}

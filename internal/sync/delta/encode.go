@@ -209,9 +209,10 @@ func (p *Plan) ops(mode Mode) []planned {
 
 // compressor encodes data operations, one at a time.
 type compressor struct {
-	mode Mode
-	enc  *zstd.Encoder
-	dict []byte
+	mode  Mode
+	dict  []byte
+	plain *zstd.Encoder // without a dictionary
+	delta *zstd.Encoder
 }
 
 // dictID is any number but 0, which would mean no dictionary.
@@ -222,33 +223,47 @@ func (c *compressor) encode(p *Plan, o planned) (op, []byte, error) {
 	if err := readFullAt(p.image, raw, o.out); err != nil {
 		return op{}, nil, err
 	}
-	plain := op{kind: kindData, codec: codecRaw, length: o.length, payload: o.length}
+	verbatim := op{kind: kindData, codec: codecRaw, length: o.length, payload: o.length}
 	if c.mode == Fast {
-		return plain, raw, nil
+		return verbatim, raw, nil
 	}
-	if int64(cap(c.dict)) < int64(o.dict) {
-		c.dict = make([]byte, o.dict)
-	}
-	c.dict = c.dict[:o.dict]
-	if err := readFullAt(p.base, c.dict, o.off); err != nil {
-		return op{}, nil, err
-	}
-	options := []zstd.EOption{zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true)}
-	if o.dict > 0 {
-		options = append(options, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderDictRaw(dictID, c.dict), zstd.WithWindowSize(2<<20))
-	} else {
-		options = append(options, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
-	}
-	enc, err := zstd.NewWriter(nil, options...)
+	enc, err := c.encoder(p.base, o.op)
 	if err != nil {
 		return op{}, nil, err
 	}
-	payload := enc.EncodeAll(raw, make([]byte, 0, len(raw)/2))
+	payload := enc.EncodeAll(raw, make([]byte, 0, len(raw)/4))
 	if len(payload) >= len(raw) {
-		return plain, raw, nil
+		return verbatim, raw, nil
 	}
 	o.codec, o.payload = codecZstd, uint32(len(payload))
 	return o.op, payload, nil
+}
+
+func (c *compressor) encoder(base *Source, o op) (enc *zstd.Encoder, err error) {
+	options := []zstd.EOption{
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), // the whole image is verified
+		zstd.WithSingleSegment(true),
+	}
+	if o.dict == 0 {
+		if c.plain == nil {
+			c.plain, err = zstd.NewWriter(nil, append(options, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))...)
+		}
+		return c.plain, err
+	}
+	if cap(c.dict) < int(o.dict) {
+		c.dict = make([]byte, o.dict)
+	}
+	c.dict = c.dict[:o.dict]
+	if err := readFullAt(base, c.dict, o.off); err != nil {
+		return nil, err
+	}
+	dict := zstd.WithEncoderDictRaw(dictID, c.dict)
+	if c.delta == nil {
+		c.delta, err = zstd.NewWriter(nil, append(options, dict, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(maxDict))...)
+		return c.delta, err
+	}
+	return c.delta, c.delta.ResetWithOptions(nil, dict)
 }
 
 type counter struct {
