@@ -46,12 +46,23 @@ schema() {
 	}
 }
 
+# A module may log an error, go on and count as run: "Failed to update package".
 module() {
-	cloud-init --force single --file "$dir/config.yaml" --name "$1" --frequency always
+	start=$(stat -c %s "$log" 2>/dev/null || echo 0)
+	cloud-init --force single --file "$dir/config.yaml" --name "$1" --frequency always || return
+	! tail -c "+$((start + 1))" "$log" | grep -aqE '\[(ERROR|CRITICAL)\]: '
+}
+
+# Whatever package_update says, cloud-init reads the package lists once in the
+# life of an instance: a package named months later would be looked for in the
+# old lists. Its mark of having read them is this file.
+packages() {
+	rm -f /var/lib/cloud/instance/sem/update_sources /var/lib/cloud/instances/*/sem/update_sources
+	module package_update_upgrade_install
 }
 
 installed() {
-	[ -n "$packages" ] || return 1
+	[ -n "$packages" ] || return
 	# Unquoted: one word for each package, of letters that no shell minds.
 	dpkg-query -W -f '${db:Status-Status}\n' $packages >"$dir/have" 2>/dev/null || return 1
 	! grep -qvx installed "$dir/have"
@@ -113,7 +124,7 @@ for name; do
 		if installed; then
 			echo "skip $name"
 		else
-			step "$name" module "$name"
+			step "$name" packages
 		fi
 		;;
 	*) step "$name" module "$name" ;;

@@ -179,7 +179,7 @@ func difference(a, b string) string {
 // What cannot be applied fails with the words of who refused it.
 func TestApplyFails(t *testing.T) {
 	m := machine(t)
-	defer m.must(t, "rm -f /etc/devbox-test-file; groupdel devbox-test-group 2>/dev/null; true")
+	defer m.must(t, "rm -f /etc/devbox-test-file /etc/apt/sources.list.d/devbox-test.list")
 	for name, tt := range map[string]struct {
 		config, step, message string
 	}{
@@ -199,6 +199,16 @@ func TestApplyFails(t *testing.T) {
 			"write_files: [{path: /etc/devbox-test-file, owner: 'devbox-nobody:root', content: hi, defer: true}]", "write_files_deferred",
 			"Unknown user or group",
 		},
+		"package lists out of reach": {
+			"write_files: [{path: /etc/apt/sources.list.d/devbox-test.list, content: 'deb http://devbox-test.invalid/x y main'}]\n" +
+				"packages: [devbox-no-such-package]", "package_update_upgrade_install",
+			"W: Failed to fetch http://devbox-test.invalid/x/dists/y/InRelease",
+		},
+		"package lists that are wrong": {
+			"write_files: [{path: /etc/apt/sources.list.d/devbox-test.list, content: 'deb nonsense'}]\n" +
+				"package_update: true", "package_update_upgrade_install",
+			"E: Malformed entry 1 in list file /etc/apt/sources.list.d/devbox-test.list",
+		},
 		"command of the script": {
 			"runcmd:\n  - set -e\n  - echo fine\n  - ls /devbox-nowhere\n  - echo never\n", "runcmd",
 			"stopped with exit code 2 at `ls /devbox-nowhere`: ls: cannot access '/devbox-nowhere': No such file or directory",
@@ -212,6 +222,7 @@ func TestApplyFails(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			defer m.must(t, "rm -f /etc/apt/sources.list.d/devbox-test.list")
 			report, err := Apply(t.Context(), m, []byte("#cloud-config\n"+tt.config+"\n"), Options{Name: "x.yaml"})
 			var step *StepError
 			if !errors.As(err, &step) || hint.Of(err) == "" {

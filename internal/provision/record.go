@@ -80,8 +80,9 @@ var (
 	logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ - \S+\[(\w+)\]: (.*)$`)
 	// "OSError: text" or "cloudinit.x.SomeError: text", a traceback's last line.
 	exception = regexp.MustCompile(`^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Failure|Warning|Exit): (.*)$`)
-	// "E: Unable to locate package x", as apt says it.
-	aptError = regexp.MustCompile(`^(?:E|dpkg): .*`)
+	// "E: Unable to locate package x", as apt says it. That a list could not be
+	// read is a warning to apt.
+	aptError = regexp.MustCompile(`^(?:E: |dpkg: error|W: Failed to fetch ).*`)
 )
 
 // message is why a step failed, in the words of what failed: the exception
@@ -121,24 +122,36 @@ func message(rec record) string {
 	if why == nil {
 		return fmt.Sprintf("exit code %d", rec.code)
 	}
+	for i := range why {
+		why[i] = strings.TrimRight(strings.TrimSpace(why[i]), ".;:")
+	}
 	return strings.Join(why, "; ")
 }
 
 // runcmdMessage reads the trace of sh -x: "+ command", then what it said.
+// Where the script itself gave up, as in `check || { tidy; exit 1; }`, the
+// last command that said something is the one that matters.
 func runcmdMessage(rec record) string {
-	var command string
-	var said []string
-	for _, l := range strings.Split(strings.TrimSpace(rec.output), "\n") {
+	var command, telling string
+	var said, told []string
+	gaveUp := false
+	for l := range strings.SplitSeq(strings.TrimSpace(rec.output), "\n") {
+		trace, isTrace := strings.CutPrefix(l, "+ ")
 		switch {
-		case strings.HasPrefix(l, "+ exit "):
-		case strings.HasPrefix(l, "+ "):
-			command, said = l[2:], nil
+		case isTrace && strings.HasPrefix(trace, "exit "):
+			gaveUp = true
+		case isTrace:
+			command, said = trace, nil
 		default:
 			said = append(said, l)
+			telling, told = command, said
 		}
 	}
 	if command == "" {
 		return ""
+	}
+	if gaveUp && telling != "" {
+		command, said = telling, told
 	}
 	m := fmt.Sprintf("stopped with exit code %d at `%s`", rec.code, command)
 	if said = lastLines(strings.Join(said, "\n"), 5); len(said) > 0 {
