@@ -17,16 +17,18 @@ func readErofs(img *Image) error {
 	if err != nil {
 		return broken("read super block: %w", err)
 	}
-	x := &indexer{fsys: fsys, tree: img.tree}
-	x.entry = func(e *Entry, info fs.FileInfo) error { return erofsEntry(img, fsys, e, info) }
+	x := &indexer{fsys: fsys, tree: img.tree, dirs: map[uint64]bool{}}
+	x.entry = func(e *Entry, info fs.FileInfo) (uint64, error) {
+		st, ok := info.Sys().(*erofs.Stat)
+		if !ok {
+			return 0, errors.New("go-erofs gives no inode")
+		}
+		return uint64(st.Ino), erofsEntry(img, fsys, e, info, st)
+	}
 	return x.dir(".")
 }
 
-func erofsEntry(img *Image, fsys fs.FS, e *Entry, info fs.FileInfo) error {
-	st, ok := info.Sys().(*erofs.Stat)
-	if !ok {
-		return errors.New("go-erofs gives no inode")
-	}
+func erofsEntry(img *Image, fsys fs.FS, e *Entry, info fs.FileInfo, st *erofs.Stat) error {
 	// info.Mode() of go-erofs keeps the raw bits of the inode; Stat.Mode is
 	// what fs.FileMode means.
 	e.Mode = st.Mode

@@ -84,11 +84,12 @@ func broken(format string, args ...any) error {
 const (
 	maxEntries   = 1 << 18
 	maxPathLen   = 4096
+	maxDepth     = 100      // folders in folders; Stage refuses more
 	maxPathBytes = 64 << 20 // of all paths and link targets together
 )
 
 // FS is the content of the image. It is good until Close.
-func (i *Image) FS() fs.FS { return i.tree.FS() }
+func (i *Image) FS() fs.FS { return i.tree.treeFS() }
 
 // Entries are all folders, files and links, sorted by path, without the root.
 func (i *Image) Entries() []Entry { return i.tree.Entries() }
@@ -98,9 +99,17 @@ func (i *Image) Close() error { return i.file.Close() }
 
 // Units are those that portabled installs from this image: of the prefixes in
 // its os-release, or all of them if that names none. They are sorted by name.
+// Their Reads include where links lead and the interpreters of scripts.
 func (i *Image) Units() ([]Unit, error) {
-	fsys := i.FS()
-	return unitsIn(fsys, prefixesOf(fsys))
+	tf := i.tree.treeFS()
+	units, err := unitsIn(tf, prefixesOf(tf))
+	if err != nil {
+		return nil, err
+	}
+	for n := range units {
+		units[n].resolve(tf)
+	}
+	return units, nil
 }
 
 // prefixesOf reads PORTABLE_PREFIXES= (os-release(5)).
@@ -136,13 +145,24 @@ type indexer struct {
 	fsys  fs.FS
 	tree  *Tree
 	bytes int
+	dirs  map[uint64]bool // inodes of folders so far
 	// entry completes e, which has its path, from what the library says.
-	entry func(e *Entry, info fs.FileInfo) error
+	entry func(e *Entry, info fs.FileInfo) (inode uint64, err error)
 }
 
-func (x *indexer) add(e *Entry) error {
+// add takes an entry in. A folder that stands in two places, which Linux has
+// not, would make an endless tree of a few bytes.
+func (x *indexer) add(e *Entry, inode uint64) error {
+	if e.Mode.IsDir() {
+		if x.dirs[inode] {
+			return broken("folder %q is in two places", e.Path)
+		}
+		x.dirs[inode] = true
+	}
 	x.bytes += len(e.Path) + len(e.Target)
 	switch {
+	case strings.Count(e.Path, "/") > maxDepth:
+		return broken("it has more than %d folders in each other", maxDepth)
 	case len(e.Path) > maxPathLen || !fs.ValidPath(e.Path):
 		return broken("a path in it is not valid or too long")
 	case x.tree.lookup(e.Path) != nil:
@@ -154,8 +174,7 @@ func (x *indexer) add(e *Entry) error {
 	return nil
 }
 
-// dir indexes a folder and all below it. The folders have no loops to follow
-// for ever: every level makes the path longer.
+// dir indexes a folder and all below it.
 func (x *indexer) dir(dir string) error {
 	f, err := x.fsys.Open(dir)
 	if err != nil {
@@ -177,10 +196,11 @@ func (x *indexer) dir(dir string) error {
 				return broken("read %q in folder %q: %w", d.Name(), dir, err)
 			}
 			e := &Entry{Path: path.Join(dir, d.Name())}
-			if err := x.entry(e, info); err != nil {
+			inode, err := x.entry(e, info)
+			if err != nil {
 				return err
 			}
-			if err := x.add(e); err != nil {
+			if err := x.add(e, inode); err != nil {
 				return err
 			}
 			if e.Mode.IsDir() {

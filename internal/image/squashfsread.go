@@ -59,7 +59,7 @@ type metaBlock struct {
 }
 
 func readSquashfs(img *Image) error {
-	s := &squash{r: img.file, size: img.Size, decoded: map[int64]metaBlock{}, index: &indexer{tree: img.tree}}
+	s := &squash{r: img.file, size: img.Size, decoded: map[int64]metaBlock{}, index: &indexer{tree: img.tree, dirs: map[uint64]bool{}}}
 	root, err := s.readSuper()
 	if err != nil {
 		return err
@@ -399,7 +399,7 @@ func (s *squash) dirEntry(dir string, c *cursor, block int64) (read int64, err e
 			return io.NopCloser(&squashFile{s: s, ino: ino, at: ino.block, left: ino.size}), nil
 		}
 	}
-	if err := s.index.add(e); err != nil {
+	if err := s.index.add(e, uint64(block)<<16|uint64(offset)); err != nil {
 		return 0, err
 	}
 	if e.Mode.IsDir() {

@@ -169,6 +169,10 @@ func (s *stager) add(p, file string, info fs.FileInfo, mode fs.FileMode) {
 
 // place puts e in the tree, over what an earlier folder had there.
 func (s *stager) place(e *Entry, file string) {
+	if strings.Count(e.Path, "/") > maxDepth || len(e.Path) > maxPathLen {
+		s.fail(hint.Errorf("leave it out of the image", "%s: it lies in more than %d folders, or its path is too long", file, maxDepth))
+		return
+	}
 	if old := s.tree.lookup(e.Path); old != nil && old.Mode.IsDir() != e.Mode.IsDir() {
 		s.fail(hint.Errorf("rename or remove one of them", "%s: %s is a %s there, and a %s in an earlier folder",
 			file, e.Path, kind(e.Mode.Type()), kind(old.Mode.Type())))

@@ -81,7 +81,9 @@ func (t *Tree) sort() {
 
 // FS is the tree as the image will show it. Links are followed within the
 // tree, as a service with the image as its root sees them.
-func (t *Tree) FS() fs.FS {
+func (t *Tree) FS() fs.FS { return t.treeFS() }
+
+func (t *Tree) treeFS() *treeFS {
 	tf := &treeFS{t: t, children: map[string][]fs.DirEntry{".": nil}}
 	for _, e := range t.entries {
 		dir := path.Dir(e.Path)
@@ -135,7 +137,21 @@ var rootEntry = &Entry{Path: ".", Mode: fs.ModeDir | 0o755}
 // maxLinks is how many links one path may lead through, as in Linux (ELOOP).
 const maxLinks = 40
 
+// find walks to name. follow says whether a link at its end is followed.
 func (tf *treeFS) find(op, name string, follow bool) (*Entry, error) {
+	return tf.walk(op, name, follow, func(*Entry) {})
+}
+
+// trail lists the links on the way to name, and where they end.
+func (tf *treeFS) trail(name string) []string {
+	var all []string
+	if e, err := tf.walk("stat", name, true, func(link *Entry) { all = append(all, link.Path) }); err == nil {
+		all = append(all, e.Path)
+	}
+	return all
+}
+
+func (tf *treeFS) walk(op, name string, follow bool, passed func(link *Entry)) (*Entry, error) {
 	if !fs.ValidPath(name) {
 		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
@@ -161,15 +177,13 @@ func (tf *treeFS) find(op, name string, follow bool) (*Entry, error) {
 			if links++; links > maxLinks {
 				return fail(fmt.Errorf("too many links"))
 			}
+			passed(next)
 			// ".." above the root stays at the root, as chroot(2) has it.
 			target := next.Target
-			if !strings.HasPrefix(target, "/") {
-				target = "/" + path.Join(cur.Path, target)
-				if strings.HasPrefix(next.Target, "..") {
-					target = path.Join("/", cur.Path, next.Target)
-				}
+			if !path.IsAbs(target) {
+				target = path.Join("/", cur.Path, target)
 			}
-			cur, rest = rootEntry, strings.TrimPrefix(path.Join(path.Clean(target), more), "/")
+			cur, rest = rootEntry, strings.TrimPrefix(path.Join("/", target, more), "/")
 			continue
 		}
 		cur, rest = next, more

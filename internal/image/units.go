@@ -90,3 +90,48 @@ func readSmall(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// resolve adds to u.Reads the files behind those that u names: where links
+// lead, and what runs its scripts.
+func (u *Unit) resolve(tf *treeFS) {
+	for _, p := range slices.Concat(u.Execs, u.Reads) {
+		u.readBehind(tf, p)
+	}
+	for _, p := range u.Execs {
+		for range maxInterpreters {
+			if p = interpreter(tf, p); p == "" {
+				break
+			}
+			u.readBehind(tf, p)
+		}
+	}
+	slices.Sort(u.Reads)
+}
+
+func (u *Unit) readBehind(tf *treeFS, p string) {
+	for _, name := range append(tf.trail(p[1:]), p[1:]) {
+		if p := "/" + name; name != "." && !slices.Contains(u.Reads, p) && !slices.Contains(u.Execs, p) {
+			u.Reads = append(u.Reads, p)
+		}
+	}
+}
+
+// interpreter is what a script at p names after "#!", "" if it is none.
+func interpreter(fsys fs.FS, p string) string {
+	f, err := fsys.Open(p[1:])
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	line, ok := strings.CutPrefix(string(head[:n]), "#!")
+	if !ok {
+		return ""
+	}
+	line, _, _ = strings.Cut(line, "\n")
+	if fields := strings.Fields(line); len(fields) > 0 && path.IsAbs(fields[0]) {
+		return path.Clean(fields[0])
+	}
+	return ""
+}
