@@ -66,6 +66,7 @@ func TestQuoteAgainstShells(t *testing.T) {
 		// As the first word, each reserved word must be a command, not syntax.
 		for _, word := range reserved {
 			cmd := exec.Command(bin, append(argv[:len(argv)-1], "-c", Quote(word, "x"))...)
+			cmd.Env = []string{"PATH=/nonexistent"} // There may be a program called time.
 			var said bytes.Buffer
 			cmd.Stderr = &said
 			if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 127 {
