@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,8 +24,11 @@ type FileOptions struct {
 // that is cut while the bytes flow: the script then sees only an end of file.
 const writeScript = `set -eu
 path=$1 size=$2 mode=$3 owner=$4
+tmp=${path%/*}/.${path##*/}.$5
 umask 077
-tmp=$(mktemp -- "${path%/*}/.${path##*/}.XXXXXXXX")
+set -C
+: >"$tmp"
+set +C
 trap 'rm -f -- "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 cat >"$tmp"
@@ -52,7 +56,7 @@ func (c *Conn) WriteFile(ctx context.Context, file string, data []byte, o FileOp
 		o.Mode = 0o644
 	}
 	cmd := Command{
-		Args:  o.args(writeScript, file, strconv.Itoa(len(data)), fmt.Sprintf("%04o", unixMode(o.Mode)), o.Owner),
+		Args:  o.args(writeScript, file, strconv.Itoa(len(data)), fmt.Sprintf("%04o", unixMode(o.Mode)), o.Owner, rand.Text()[:8]),
 		Stdin: bytes.NewReader(data),
 	}
 	if err := c.Run(ctx, cmd); err != nil {
