@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"devbox/internal/hint"
@@ -67,6 +68,8 @@ func packSquashfs(ctx context.Context, tree *Tree, f *os.File) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case fed != nil && !errors.Is(fed, syscall.EPIPE): // then mksquashfs only misses the rest
+		return fed
 	case strings.Contains(stderr.String(), "-tar"):
 		return hint.Wrap(&ToolError{args, firstLine(stderr.String()), err}, "install squashfs-tools 4.5 or later, or set the image's format to erofs")
 	case err != nil:
