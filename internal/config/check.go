@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	nameRE     = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	nameRE     = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$`)
 	userRE     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	digestRE   = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
@@ -43,7 +43,7 @@ func checkName(c *Config, d *decoder) {
 			"write "+strings.ReplaceAll(c.Name, "_", "-"))
 	default:
 		d.wrong("name", fmt.Sprintf("%q is not a name", c.Name),
-			"write lower-case letters, digits and dashes, beginning with a letter, 32 at most")
+			"write lower-case letters, digits and dashes, beginning with a letter, not ending with a dash, 32 at most")
 	}
 }
 

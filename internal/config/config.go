@@ -34,9 +34,10 @@ type Config struct {
 	Dir string `yaml:"-"`
 
 	// Name of the app: units and the image are named after it. Lower-case
-	// letters, digits and dashes, beginning with a letter, 32 at most. Without
-	// `_`, because systemd-portabled cuts the name of an image there.
-	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z][a-z0-9-]{0\\,31}$"`
+	// letters, digits and dashes, beginning with a letter, not ending with a
+	// dash, 32 at most. Without `_`, because systemd-portabled cuts the name of
+	// an image there.
+	Name string `yaml:"name" jsonschema:"required,pattern=^[a-z]([a-z0-9-]{0\\,30}[a-z0-9])?$"`
 
 	// How the app is compiled, on this computer.
 	Build Build `yaml:"build"`
@@ -85,7 +86,8 @@ type Image struct {
 	// units below usr/lib/systemd/system, configuration below etc.
 	Tree string `yaml:"tree"`
 
-	// Single files to copy into the image, after the tree and the build.
+	// Single files, or folders with all below, to copy into the image after the
+	// tree and the build.
 	Files []File `yaml:"files"`
 
 	// File system of the image. erofs is the fastest to build, start and
@@ -105,7 +107,8 @@ type File struct {
 	// The absolute path in the image.
 	To string `yaml:"to" jsonschema:"required,pattern=^/"`
 
-	// Permissions in octal, such as 0755. Default: those of the source.
+	// Permissions in octal, such as 0640. Default: 0755 if the source is
+	// executable, else 0644.
 	Mode Mode `yaml:"mode"`
 }
 

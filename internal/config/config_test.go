@@ -185,6 +185,18 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+func TestNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"a": true, "bowl": true, "bowl-2": true, strings.Repeat("x", 32): true,
+		"": false, "-a": false, "a-": false, "2a": false, "A": false, "a.b": false, "a b": false, "ä": false, strings.Repeat("x", 33): false,
+	} {
+		_, err := Load(repo(t, "name: '"+name+"'\nbuild: {command: make}\n", "cloud-init/server.yaml"))
+		if (err == nil) != want {
+			t.Errorf("name %q: %v", name, err)
+		}
+	}
+}
+
 func TestLoadWithoutFile(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), FileName))
 	if err == nil || !strings.Contains(hint.Of(err), "devbox init") {

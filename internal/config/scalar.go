@@ -66,7 +66,8 @@ func (d *Duration) parse(text string) error {
 // String writes the duration as it is read.
 func (d Duration) String() string { return time.Duration(d).String() }
 
-// Mode is a file's permission bits. Zero means: those of the source.
+// Mode is a file's permission bits. Zero means 0755 for what is
+// executable in the source, else 0644.
 type Mode fs.FileMode
 
 func (m *Mode) parse(text string) error {
