@@ -20,8 +20,10 @@ type Limits struct {
 
 // ApplyOptions are the choices of Apply.
 type ApplyOptions struct {
-	// Prepared says that dst is already a copy of base: what stays in place
-	// is then neither copied nor, if base has Sums, hashed. Clone makes one.
+	// Prepared says that dst is already a copy of base, which Clone makes:
+	// what stays in place is then neither copied nor hashed. A dst that is
+	// not as long as base was not completed, and is made from scratch. After
+	// a power cut only a copy that was synced can be relied on.
 	Prepared bool
 	// Want is the digest that the stream must announce, if it is not zero.
 	Want Digest
@@ -68,6 +70,11 @@ func (a *applier) run(ctx context.Context, limits Limits) (*Sums, error) {
 	if err := a.readHeader(ctx, limits); err != nil {
 		return nil, err
 	}
+	info, err := a.dst.Stat()
+	if err != nil {
+		return nil, err
+	}
+	a.opts.Prepared = a.opts.Prepared && info.Size() == a.base.Size
 	if err := a.dst.Truncate(a.head.size); err != nil {
 		return nil, err
 	}
@@ -112,7 +119,7 @@ func (a *applier) readHeader(ctx context.Context, limits Limits) (err error) {
 		if a.head.baseSize != 0 {
 			return fmt.Errorf("%w: a base without a digest", ErrCorrupt)
 		}
-		a.base, a.opts.Prepared = &Source{Sums: newSums(0)}, false
+		a.base = &Source{Sums: newSums(0)}
 		return nil
 	}
 	if a.base == nil {

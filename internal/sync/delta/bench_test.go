@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // benchImages are an image of 55 MB and one that differs in 2%, or the two
@@ -59,6 +61,24 @@ func fileSource(b *testing.B, f *os.File, withSums bool) *Source {
 	return s
 }
 
+// reportCPU measures processor time from now on, which other programs on a
+// loaded machine do not distort as they do the time on the clock.
+func reportCPU(b *testing.B) (report func()) {
+	start := cpuTime(b)
+	return func() {
+		b.ReportMetric(float64((cpuTime(b)-start).Microseconds())/1e3/float64(b.N), "cpu-ms/op")
+	}
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func BenchmarkSum(b *testing.B) {
 	_, image := benchImages(b)
 	s := fileSource(b, image, false)
@@ -89,6 +109,7 @@ func benchEncode(b *testing.B, mode Mode, withBase bool) {
 	}
 	var stats Stats
 	b.ReportAllocs()
+	report := reportCPU(b)
 	for b.Loop() {
 		var err error
 		stats, err = Encode(context.Background(), io.Discard, base, fileSource(b, image, false), EncodeOptions{Mode: mode})
@@ -96,6 +117,7 @@ func benchEncode(b *testing.B, mode Mode, withBase bool) {
 			b.Fatal(err)
 		}
 	}
+	report()
 	b.ReportMetric(float64(stats.Wire)/1e3, "wireKB")
 	b.ReportMetric(float64(stats.Literal)/1e3, "literalKB")
 }

@@ -29,8 +29,9 @@ func cloneByCopy(ctx context.Context, dst, src *os.File) error {
 	if err != nil {
 		return err
 	}
+	// It has its full size only when it is complete: Apply relies on it.
 	size := info.Size()
-	if err := dst.Truncate(size); err != nil {
+	if err := dst.Truncate(0); err != nil {
 		return err
 	}
 	for off := int64(0); off < size; off += cloneStep {
