@@ -16,7 +16,7 @@ import (
 // line names it.
 const HostPath = "/usr/local/sbin/devbox-host"
 
-// installScript replaces the program in one step: a session that runs the old
+// installScript replaces the program in one step: whoever runs the old
 // one keeps it, and a power cut leaves either the old or the new.
 const installScript = `set -eu
 path=$1 sum=$2

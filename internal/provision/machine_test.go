@@ -320,8 +320,8 @@ func TestApplyInterruptedAndTogether(t *testing.T) {
 
 func TestInstallHost(t *testing.T) {
 	m := machine(t)
-	m.must(t, `[ ! -e "$1" ] || mv "$1" /root/devbox-test-host`, HostPath)
-	defer m.must(t, `rm -f "$1"; [ ! -e /root/devbox-test-host ] || mv /root/devbox-test-host "$1"`, HostPath)
+	m.must(t, `[ ! -e "$1" ] || mv "$1" /var/tmp/devbox-test-host`, HostPath)
+	defer m.must(t, `rm -f "$1"; [ ! -e /var/tmp/devbox-test-host ] || mv /var/tmp/devbox-test-host "$1"`, HostPath)
 	for _, binary := range [][]byte{[]byte("#!/bin/sh\necho one\n"), bytes.Repeat([]byte("#!/bin/sh\n"), 1<<20)} {
 		sum := Hash(binary)
 		for _, want := range []bool{true, false} {
