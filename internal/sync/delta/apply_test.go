@@ -262,16 +262,22 @@ func FuzzApply(f *testing.F) {
 	old := randomBytes(rng, 20*pageSize)
 	base := source(old)
 	base.Sums, _ = Sum(context.Background(), base, base.Size)
-	for range 4 {
-		image := mutate(rng, old)
-		image = image[:min(len(image), 40*pageSize)]
-		for _, b := range []*Source{base, nil} {
-			var wire bytes.Buffer
-			if _, err := Encode(context.Background(), &wire, b, source(image), EncodeOptions{Mode: Mode(rng.IntN(2))}); err != nil {
-				f.Fatal(err)
-			}
-			f.Add(wire.Bytes(), rng.IntN(2) == 0)
+	// Short streams: a mutation in a long payload finds nothing.
+	edited := bytes.Clone(old)
+	copy(edited[3*pageSize+100:], "edited")
+	for _, image := range [][]byte{edited, append(bytes.Clone(old[10*pageSize:]), old...), old[:9*pageSize+7], []byte("short"), nil} {
+		var wire bytes.Buffer
+		if _, err := Encode(context.Background(), &wire, base, source(image), EncodeOptions{Mode: Small}); err != nil {
+			f.Fatal(err)
 		}
+		f.Add(wire.Bytes(), rng.IntN(2) == 0)
+	}
+	for _, image := range [][]byte{bytes.Repeat([]byte("again "), 5000), []byte("raw")} {
+		var wire bytes.Buffer
+		if _, err := Encode(context.Background(), &wire, nil, source(image), EncodeOptions{Mode: Small}); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(wire.Bytes(), false)
 	}
 	name := target(f, nil).Name()
 	f.Fuzz(func(t *testing.T, wire []byte, prepared bool) {

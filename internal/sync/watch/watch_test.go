@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -432,4 +433,65 @@ func TestLoop(t *testing.T) {
 		}
 	}
 	t.Error("no loop was reported")
+}
+
+// After any sequence of operations the watcher knows the tree as a fresh scan
+// does.
+func TestRandomOperations(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(seed, 1))
+			root := t.TempDir()
+			w := newWatcher(t, Options{Root: root})
+			name := func() string { // one to three levels deep, few names: they meet
+				p := root
+				for range 1 + rng.IntN(3) {
+					p = filepath.Join(p, string(rune('a'+rng.IntN(4))))
+				}
+				return p
+			}
+			for round := range 6 {
+				for i := range 40 {
+					switch rng.IntN(6) {
+					case 0, 1:
+						_ = os.MkdirAll(name(), 0o755) // any of these may fail: that is part of it
+					case 2, 3:
+						p := name()
+						_ = os.MkdirAll(filepath.Dir(p), 0o755)
+						_ = os.WriteFile(p, fmt.Append(nil, round, i), 0o644)
+					case 4:
+						_ = os.Rename(name(), name())
+					case 5:
+						_ = os.RemoveAll(name())
+					}
+					if rng.IntN(10) == 0 {
+						time.Sleep(time.Duration(rng.IntN(15)) * time.Millisecond)
+					}
+				}
+				write(t, filepath.Join(root, "last"), fmt.Sprint(round))
+				waitForSameAsFresh(t, w, root)
+			}
+		})
+	}
+}
+
+func waitForSameAsFresh(t *testing.T, w *Watcher, root string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	fresh, err := New(ctx, Options{Root: root})
+	must(t, err)
+	defer fresh.Close()
+	want := fresh.Snapshot()
+	for {
+		b, err := w.Next(ctx)
+		if err != nil {
+			t.Fatalf("%v: known are %v, there are %v", err, w.Snapshot(), want)
+		}
+		b.Commit()
+		if maps.Equal(w.Snapshot(), want) {
+			return
+		}
+	}
 }
