@@ -24,7 +24,7 @@ ExecReload=!!kill -HUP $MAINPID
 Environment="CERT=/etc/cert.pem" PATH=/usr/bin:/bin URL=https://example.com/x
 Environment=HOME=/
 EnvironmentFile=-/etc/app.env
-WorkingDirectory=/srv/work
+WorkingDirectory=/srv/wd
 ReadWritePaths=/var/not
 BindPaths=/home/not:/mnt/not
 StateDirectory=app app/sub:link
@@ -32,7 +32,7 @@ CacheDirectory=%N
 RuntimeDirectory=../etc
 `, Unit{Name: "app.service", Type: "service",
 			Execs: []string{"/usr/bin/prepare", "/usr/bin/app", "/usr/bin/second"},
-			Reads: []string{"/etc/app.env", "/etc/cert.pem", "/etc/my", "/etc/my app.yml", "/etc/prepared.conf", "/srv/a", "/srv/b", "/srv/c", "/srv/work"},
+			Reads: []string{"/etc/app.env", "/etc/cert.pem", "/etc/my", "/etc/my app.yml", "/etc/prepared.conf", "/srv/a", "/srv/b", "/srv/c", "/srv/wd"},
 			Dirs:  []StateDir{{"StateDirectory", "/var/lib/app"}, {"StateDirectory", "/var/lib/app/sub"}, {"CacheDirectory", "/var/cache/app"}}}},
 		{"app@.service", "[Service]\r\nExecStart=/usr/bin/%p-%j %i\r\nExecStart=\r\nExecStart=/opt/%P/%i\r\nExecStop=/bin/x\r\n[X-Devbox]\nReads=\n",
 			Unit{Name: "app@.service", Type: "service", Execs: []string{"/bin/x"}, ReadsDeclared: true}},

@@ -100,7 +100,7 @@ func writeUnder(root, name string, data []byte, mode os.FileMode) error {
 	return os.WriteFile(file, data, mode)
 }
 
-// verifyLine is "/root/usr/lib/systemd/system/UNIT:LINE: text" or "UNIT: text".
+// verifyLine is "FOLDER/usr/lib/systemd/system/UNIT:LINE: text" or "UNIT: text".
 var verifyLine = regexp.MustCompile(`^(?:(/[^:]*):(\d+)|([^:/ ]+)): (.*)$`)
 
 // parseVerify turns systemd-analyze's lines into problems. Lines about units
