@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -55,56 +53,6 @@ func NewLima(spec Spec) (*Lima, error) {
 		return nil, err
 	}
 	return &Lima{spec: spec}, nil
-}
-
-// checkLimaPath keeps the sockets in an instance's folder within sun_path of
-// unix(7), 108 bytes on Linux and 104 on macOS; Lima needs 28 of them.
-func checkLimaPath(goos, home, name string) error {
-	limit := 80
-	if goos == "darwin" {
-		limit = 76
-	}
-	if over := len(home) + len(name) - limit; over > 0 {
-		return hint.Errorf("shorten the name, or set LIMA_HOME to a short folder, as in `export LIMA_HOME=/tmp/lima`",
-			"machine name %q is %d characters too long for the sockets that Lima keeps under %s", name, over, home)
-	}
-	return nil
-}
-
-// LimaReady says whether Lima can run machines here, as far as that can be told
-// without starting one: the error names what is missing and its cure.
-func LimaReady(ctx context.Context, spec Spec) error {
-	if _, err := NewLima(spec); err != nil {
-		return err
-	}
-	if err := limaTools(runtime.GOOS, runtime.GOARCH); err != nil {
-		return err
-	}
-	_, err := findLimactl(ctx, spec.CacheDir)
-	return err
-}
-
-// limaTools says which of the programs that Lima calls are missing.
-func limaTools(goos, goarch string) error {
-	tools := map[string]string{"ssh": "openssh-client", "ssh-keygen": "openssh-client"}
-	if goos == "linux" {
-		qemu, err := qemuName(goarch)
-		if err != nil {
-			return err
-		}
-		tools["qemu-img"] = "qemu-utils"
-		tools[qemu] = map[string]string{"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}[goarch]
-	}
-	for _, tool := range []string{"ssh", "ssh-keygen", "qemu-img", "qemu-system-x86_64", "qemu-system-aarch64"} {
-		if tools[tool] == "" {
-			continue
-		}
-		if _, err := exec.LookPath(tool); err != nil {
-			return hint.Errorf(fmt.Sprintf("run `devbox doctor --fix`, or install the package %s", tools[tool]),
-				"Lima needs %s, which is not installed", tool)
-		}
-	}
-	return nil
 }
 
 // Driver is "lima".
@@ -290,160 +238,15 @@ func (l *Lima) tellChanges(inst *limaInstance, p Progress) {
 	}
 }
 
-// repair ends what is left of an instance that a crash stopped half-way. Its disk
-// stays.
-func (l *Lima) repair(ctx context.Context, ctl limactl, inst *limaInstance, p Progress) error {
-	if inst.Status == limaRunning || inst.Status == limaStopped {
-		return nil
-	}
-	p.Step("end what is left of an interrupted run")
-	if err := forgetForeignPIDs(inst); err != nil {
-		return err
-	}
-	if _, err := ctl.run(ctx, "stop", "--tty=false", "--force", l.spec.Name); err != nil {
-		return l.explain(fmt.Errorf("repair machine %s: %w", l.spec.Name, err))
-	}
-	inst, err := l.mine(ctx, ctl)
-	if err != nil {
-		return err
-	}
-	if inst == nil || inst.Status != limaStopped {
-		return l.explain(hint.Errorf(fmt.Sprintf("run `devbox destroy` and `devbox up`, or look with `limactl list %s`", l.spec.Name),
-			"machine %s is broken and stays so", l.spec.Name))
-	}
-	return nil
-}
-
-// forgetForeignPIDs removes a pid file whose number, after a reboot of this
-// computer, belongs to a program that has nothing to do with Lima: `limactl stop
-// --force` would kill it.
-func forgetForeignPIDs(inst *limaInstance) error {
-	if runtime.GOOS != "linux" {
-		return nil
-	}
-	files, err := filepath.Glob(filepath.Join(inst.Dir, "*.pid"))
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-		if err != nil || pid <= 0 {
-			continue
-		}
-		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || strings.Contains(string(command), inst.Dir) {
-			continue
-		}
-		if err := os.Remove(file); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Start boots the machine and waits until SSH shows its host key.
-func (l *Lima) Start(ctx context.Context, p Progress) error {
-	ctl, err := findLimactl(ctx, l.spec.CacheDir)
-	if err != nil {
-		return err
-	}
-	unlock, err := l.lock(ctx, p)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	inst, err := l.mine(ctx, ctl)
-	if err != nil {
-		return err
-	}
-	if inst == nil {
-		return fmt.Errorf("machine %s: %w", l.spec.Name, ErrMissing)
-	}
-	if inst.Status == limaRunning {
-		if l.login(ctx, inst) == nil {
-			return l.pin(inst)
-		}
-		p.Step("wait for the machine, which is booting")
-		if err := l.answers(ctx, ctl, startTimeout(emulated(inst.DriverPID))); err != nil {
-			return err
-		}
-		return l.pinNow(ctx, ctl)
-	}
-	if err := l.repair(ctx, ctl, inst, p); err != nil {
-		return err
-	}
-	l.tellChanges(inst, p)
-	if err := l.boot(ctx, ctl, p); err != nil {
-		return err
-	}
-	return l.pinNow(ctx, ctl)
-}
-
-func (l *Lima) boot(ctx context.Context, ctl limactl, p Progress) error {
-	noKVM := canKVM()
-	timeout := startTimeout(noKVM != nil)
-	if noKVM != nil {
-		env, err := emulateIn(filepath.Join(l.spec.StateDir, "qemu"), runtime.GOARCH)
-		if err != nil {
-			return fmt.Errorf("start machine %s: %w", l.spec.Name, err)
-		}
-		ctl.env = env
-		p.Step("boot the virtual machine, slowly: no KVM (%v), the processor is emulated; this takes minutes", noKVM)
-	} else {
-		p.Step("boot the virtual machine")
-	}
-	begin := time.Now()
-	_, err := ctl.run(ctx, "start", "--tty=false", "--timeout="+timeout.String(), l.spec.Name)
-	if err != nil {
-		failed := new(LimactlError)
-		if !errors.As(err, &failed) {
-			return err
-		}
-		// After its own timeout, or when something but SSH is amiss (it says
-		// DEGRADED), limactl exits with 1 and the machine runs on.
-		inst, listErr := l.mine(ctx, ctl)
-		if listErr != nil || inst == nil || inst.Status != limaRunning {
-			return l.explain(fmt.Errorf("start machine %s: %w", l.spec.Name, errors.Join(err, listErr)))
-		}
-		p.Step("note: limactl is not content (%s); see whether SSH answers", lastMessage(failed.Stderr))
-	}
-	p.Step("wait for SSH with the machine's own key")
-	return l.answers(ctx, ctl, max(timeout-time.Since(begin), time.Minute))
-}
-
-// pin writes the machine's known_hosts, for the port of this boot.
-func (l *Lima) pin(inst *limaInstance) error {
-	e, err := l.endpoint(inst)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(l.spec.StateDir, 0o700); err != nil {
-		return err
-	}
-	return writeKnownHosts(e.KnownHostsFile, e.Host, e.Port, limaHostKey(inst.scripts()))
-}
-
-func (l *Lima) pinNow(ctx context.Context, ctl limactl) error {
-	inst, err := l.running(ctx, ctl)
-	if err != nil {
-		return err
-	}
-	return l.pin(inst)
-}
-
 func (l *Lima) running(ctx context.Context, ctl limactl) (*limaInstance, error) {
 	inst, err := l.mine(ctx, ctl)
 	switch {
 	case err != nil:
 		return nil, err
 	case inst == nil:
-		return nil, fmt.Errorf("machine %s: %w", l.spec.Name, ErrMissing)
+		return nil, hint.Errorf("run `devbox up`", "machine %s: %w", l.spec.Name, ErrMissing)
 	case inst.Status != limaRunning:
-		return nil, fmt.Errorf("machine %s: %w", l.spec.Name, ErrNotRunning)
+		return nil, hint.Errorf("run `devbox up`", "machine %s: %w", l.spec.Name, ErrNotRunning)
 	}
 	return inst, nil
 }
@@ -465,93 +268,4 @@ func (l *Lima) Endpoint(ctx context.Context) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	return l.endpoint(inst)
-}
-
-// stopTimeout is more than the three minutes that limactl itself waits for the
-// guest.
-const stopTimeout = 4 * time.Minute
-
-// Stop asks the guest to shut down, and cuts its power where it does not.
-func (l *Lima) Stop(ctx context.Context) error {
-	ctl, inst, err := l.existing(ctx)
-	if err != nil || inst == nil || inst.Status == limaStopped {
-		return err
-	}
-	if inst.Status == limaRunning {
-		orderly, cancel := context.WithTimeout(ctx, stopTimeout)
-		_, err := ctl.run(orderly, "stop", "--tty=false", l.spec.Name)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-	}
-	return l.kill(ctx, ctl, inst)
-}
-
-// Kill ends QEMU at once, as a power cut would.
-func (l *Lima) Kill(ctx context.Context) error {
-	ctl, inst, err := l.existing(ctx)
-	if err != nil || inst == nil || inst.Status == limaStopped {
-		return err
-	}
-	return l.kill(ctx, ctl, inst)
-}
-
-func (l *Lima) kill(ctx context.Context, ctl limactl, inst *limaInstance) error {
-	if err := forgetForeignPIDs(inst); err != nil {
-		return err
-	}
-	if _, err := ctl.run(ctx, "stop", "--tty=false", "--force", l.spec.Name); err != nil {
-		return l.explain(fmt.Errorf("stop machine %s: %w", l.spec.Name, err))
-	}
-	return nil
-}
-
-// Destroy removes the instance. Lima keeps its downloads.
-func (l *Lima) Destroy(ctx context.Context) error {
-	unlock, err := l.lock(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	ctl, inst, err := l.existing(ctx)
-	if err != nil {
-		return err
-	}
-	if inst != nil {
-		if inst.Protected {
-			return hint.Errorf("run `limactl unprotect "+l.spec.Name+"` first", "destroy machine %s: it is protected in Lima", l.spec.Name)
-		}
-		if err := forgetForeignPIDs(inst); err != nil {
-			return err
-		}
-		if _, err := ctl.run(ctx, "delete", "--tty=false", "--force", l.spec.Name); err != nil {
-			return l.explain(fmt.Errorf("destroy machine %s: %w", l.spec.Name, err))
-		}
-	}
-	for _, left := range []string{"qemu", "known_hosts", l.spec.Name + ".yaml", "lock"} {
-		if err := os.RemoveAll(filepath.Join(l.spec.StateDir, left)); err != nil {
-			return fmt.Errorf("destroy machine %s: %w", l.spec.Name, err)
-		}
-	}
-	return nil
-}
-
-// existing finds the instance, nil where there is none or no Lima either.
-func (l *Lima) existing(ctx context.Context) (limactl, *limaInstance, error) {
-	ctl, err := findLimactl(ctx, l.spec.CacheDir)
-	if err != nil {
-		if _, statErr := os.Lstat(l.dir()); errors.Is(statErr, os.ErrNotExist) && ctl.path == "" {
-			return ctl, nil, nil
-		}
-		return ctl, nil, err
-	}
-	if l.halfMade() {
-		return ctl, nil, nil
-	}
-	inst, err := l.mine(ctx, ctl)
-	return ctl, inst, err
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,96 @@ import (
 
 	"devbox/internal/hint"
 )
+
+// Start boots the machine and waits until SSH shows its host key.
+func (l *Lima) Start(ctx context.Context, p Progress) error {
+	ctl, err := findLimactl(ctx, l.spec.CacheDir)
+	if err != nil {
+		return err
+	}
+	unlock, err := l.lock(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	inst, err := l.mine(ctx, ctl)
+	if err != nil {
+		return err
+	}
+	if inst == nil {
+		return hint.Errorf("run `devbox up`", "machine %s: %w", l.spec.Name, ErrMissing)
+	}
+	if inst.Status == limaRunning {
+		if l.login(ctx, inst) == nil {
+			return l.pin(inst)
+		}
+		p.Step("wait for the machine, which is booting")
+		if err := l.answers(ctx, ctl, startTimeout(emulated(inst.DriverPID))); err != nil {
+			return err
+		}
+		return l.pinNow(ctx, ctl)
+	}
+	if err := l.repair(ctx, ctl, inst, p); err != nil {
+		return err
+	}
+	l.tellChanges(inst, p)
+	if err := l.boot(ctx, ctl, p); err != nil {
+		return err
+	}
+	return l.pinNow(ctx, ctl)
+}
+
+func (l *Lima) boot(ctx context.Context, ctl limactl, p Progress) error {
+	noKVM := canKVM()
+	timeout := startTimeout(noKVM != nil)
+	if noKVM != nil {
+		env, err := emulateIn(filepath.Join(l.spec.StateDir, "qemu"), runtime.GOARCH)
+		if err != nil {
+			return fmt.Errorf("start machine %s: %w", l.spec.Name, err)
+		}
+		ctl.env = env
+		p.Step("boot the virtual machine, slowly: no KVM (%v), the processor is emulated; this takes minutes", noKVM)
+	} else {
+		p.Step("boot the virtual machine")
+	}
+	begin := time.Now()
+	_, err := ctl.run(ctx, "start", "--tty=false", "--timeout="+timeout.String(), l.spec.Name)
+	if err != nil {
+		failed := new(LimactlError)
+		if !errors.As(err, &failed) {
+			return err
+		}
+		// After its own timeout, or when something but SSH is amiss (it says
+		// DEGRADED), limactl exits with 1 and the machine runs on.
+		inst, listErr := l.mine(ctx, ctl)
+		if listErr != nil || inst == nil || inst.Status != limaRunning {
+			return l.explain(fmt.Errorf("start machine %s: %w", l.spec.Name, errors.Join(err, listErr)))
+		}
+		p.Step("note: limactl is not content (%s); see whether SSH answers", lastMessage(failed.Stderr))
+	}
+	p.Step("wait for SSH with the machine's own key")
+	return l.answers(ctx, ctl, max(timeout-time.Since(begin), time.Minute))
+}
+
+// pin writes the machine's known_hosts, for the port of this boot.
+func (l *Lima) pin(inst *limaInstance) error {
+	e, err := l.endpoint(inst)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(l.spec.StateDir, 0o700); err != nil {
+		return err
+	}
+	return writeKnownHosts(e.KnownHostsFile, e.Host, e.Port, limaHostKey(inst.scripts()))
+}
+
+func (l *Lima) pinNow(ctx context.Context, ctl limactl) error {
+	inst, err := l.running(ctx, ctl)
+	if err != nil {
+		return err
+	}
+	return l.pin(inst)
+}
 
 // startTimeout is how long a boot may take until SSH answers.
 func startTimeout(slow bool) time.Duration {
