@@ -163,9 +163,6 @@ func (e *endless) Read(b []byte) (int, error) {
 }
 
 func TestApplyMemory(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs a second or two")
-	}
 	rng := rand.New(rand.NewPCG(10, 10))
 	raw := randomBytes(rng, maxChunk)
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
