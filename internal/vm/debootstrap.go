@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,8 +34,8 @@ const AdminUser = "devbox"
 // makeAdmin is run by the shell on the finished tree, $1.
 const makeAdmin = `set -e
 chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash --groups adm,sudo,systemd-journal ` + AdminUser + `
-echo '` + AdminUser + ` ALL=(ALL) NOPASSWD:ALL' >"$1/etc/sudoers.d/` + AdminUser + `"
-chmod 440 "$1/etc/sudoers.d/` + AdminUser + `"
+echo '` + AdminUser + ` ALL=(ALL) NOPASSWD:ALL' >"$1/etc/sudoers.d/90-machine-admin"
+chmod 440 "$1/etc/sudoers.d/90-machine-admin"
 rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub "$1/etc/hostname" "$1/etc/resolv.conf"
 : >"$1/etc/machine-id"
 rm -f "$1/var/lib/dbus/machine-id"
@@ -97,8 +98,8 @@ func (r recipe) args(mode, format, out string) ([]string, error) {
 }
 
 // build runs mmdebstrap in a mode and with an output format of its own. scratch
-// is where it builds.
-func (r recipe) build(ctx context.Context, mode, format, scratch, out string) error {
+// is where it builds, lock what it holds meanwhile.
+func (r recipe) build(ctx context.Context, lock *os.File, mode, format, scratch, out string) error {
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (r recipe) build(ctx context.Context, mode, format, scratch, out string) er
 	if err != nil {
 		return err
 	}
-	if _, err := (tool{args: args, env: []string{"TMPDIR=" + scratch, "LC_ALL=C"}, quiet: 20 * time.Second}).run(ctx); err != nil {
+	if _, err := (tool{args: args, env: []string{"TMPDIR=" + scratch, "LC_ALL=C"}, quiet: 20 * time.Second, lock: lock}).run(ctx); err != nil {
 		const cure = "check that apt works on this machine (`apt-get update`); a mirror or a proxy set up for apt is used here too"
 		return hint.Wrap(fmt.Errorf("build Debian %s from packages: %w", r.Suite, err), cure)
 	}
@@ -122,11 +123,11 @@ func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	unlock, err := lockFile(ctx, filepath.Join(dir, "lock"), p)
+	lock, err := takeLock(ctx, filepath.Join(dir, "lock"), p)
 	if err != nil {
 		return "", err
 	}
-	defer unlock()
+	defer lock.Close()
 	if _, err := os.Stat(path); err == nil { // the one we waited for built it
 		return path, nil
 	}
@@ -136,14 +137,40 @@ func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
 		return "", err
 	}
 	tar := filepath.Join(part, "out.tar")
-	err = r.build(ctx, "root", "tar", filepath.Join(part, "scratch"), tar)
+	err = r.build(ctx, lock, "root", "tar", filepath.Join(part, "scratch"), tar)
 	if err == nil {
 		err = syncFile(tar)
 	}
 	if err == nil {
 		err = os.Rename(tar, path)
 	}
+	if err == nil {
+		err = pruneOldest(filepath.Join(dir, "debian-13-"+r.Arch+"-*.tar"), 2)
+	}
 	return path, errors.Join(err, os.RemoveAll(part))
+}
+
+// pruneOldest removes all but the newest few files of a pattern: what older
+// recipes made. Machines hold a copy and do not need them.
+func pruneOldest(pattern string, keep int) error {
+	names, err := filepath.Glob(pattern)
+	if err != nil {
+		return err
+	}
+	age := func(name string) time.Time {
+		info, err := os.Stat(name)
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	slices.SortFunc(names, func(a, b string) int { return age(b).Compare(age(a)) })
+	for _, name := range names[min(keep, len(names)):] {
+		if err := removeTree(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // syncFile waits until the disk has a file's bytes.

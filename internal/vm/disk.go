@@ -97,11 +97,11 @@ func BuildDisk(ctx context.Context, o DiskOptions, p Progress) (*Disk, error) {
 	if err := canBuildDisk(o.Arch, runtime.GOOS, runtime.GOARCH); err != nil {
 		return nil, err
 	}
-	unlock, err := lockFile(ctx, filepath.Join(dir, "lock"), p)
+	lock, err := takeLock(ctx, filepath.Join(dir, "lock"), p)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer lock.Close()
 	if d, err := readDisk(final); err == nil { // the one we waited for built it
 		return d, nil
 	}
@@ -112,9 +112,12 @@ func BuildDisk(ctx context.Context, o DiskOptions, p Progress) (*Disk, error) {
 	if err := os.Mkdir(part, 0o755); err != nil {
 		return nil, err
 	}
-	err = r.buildDisk(ctx, part, p)
+	err = r.buildDisk(ctx, lock, part, p)
 	if err == nil {
 		err = os.Rename(part, final)
+	}
+	if err == nil {
+		err = pruneOldest(filepath.Join(dir, "debian-13-"+r.Arch+"-*"), 2)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("build a bootable disk: %w", err), os.RemoveAll(part))
@@ -141,7 +144,7 @@ func readDisk(dir string) (*Disk, error) {
 	return &d, nil
 }
 
-func (r recipe) buildDisk(ctx context.Context, dir string, p Progress) error {
+func (r recipe) buildDisk(ctx context.Context, lock *os.File, dir string, p Progress) error {
 	p.Step("build a bootable Debian 13 from packages")
 	for _, name := range []string{"disk", "vmlinuz", "initrd"} {
 		r.Hooks = append(r.Hooks, "download /.out/"+name+" "+shellQuote(filepath.Join(dir, name)))
@@ -152,12 +155,13 @@ func (r recipe) buildDisk(ctx context.Context, dir string, p Progress) error {
 		// be memory.
 		mode, scratch = "unshare", "/var/tmp"
 	}
-	if err := r.build(ctx, mode, "null", scratch, "/dev/null"); err != nil {
+	if err := r.build(ctx, lock, mode, "null", scratch, "/dev/null"); err != nil {
 		return err
 	}
 	p.Step("pack the disk")
 	raw, image := filepath.Join(dir, "disk"), filepath.Join(dir, "disk.qcow2")
-	if _, err := run(ctx, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image); err != nil {
+	convert := tool{args: []string{"qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image}, lock: lock}
+	if _, err := convert.run(ctx); err != nil {
 		return err
 	}
 	if err := errors.Join(os.Remove(raw), os.RemoveAll(filepath.Join(dir, "scratch"))); err != nil {

@@ -11,10 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile takes the kernel's lock on path, which ends with the process that
-// holds it. Waiting is told to p and ends with ctx. The holder may remove the
-// file: whoever waited for the removed one takes the new one.
+// lockFile is takeLock where no child needs to hold the lock too.
 func lockFile(ctx context.Context, path string, p Progress) (unlock func(), err error) {
+	lock, err := takeLock(ctx, path, p)
+	if err != nil {
+		return nil, err
+	}
+	return func() { lock.Close() }, nil
+}
+
+// takeLock takes the kernel's lock on path, which ends when the last process
+// closes it that has it open: this one, and each child that it was given to.
+// Waiting is told to p and ends with ctx. The holder may remove the file:
+// whoever waited for the removed one takes the new one.
+func takeLock(ctx context.Context, path string, p Progress) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -32,7 +42,7 @@ func lockFile(ctx context.Context, path string, p Progress) (unlock func(), err 
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil && sameFile(f, path) {
-			return func() { f.Close() }, nil
+			return f, nil
 		}
 		f.Close()
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {

@@ -90,24 +90,24 @@ func (n *Nspawn) Status(ctx context.Context) (Status, error) {
 }
 
 // begin checks that this process may do what follows, and takes the lock.
-func (n *Nspawn) begin(ctx context.Context, p Progress) (unlock func(), err error) {
+func (n *Nspawn) begin(ctx context.Context, p Progress) (lock *os.File, err error) {
 	if runtime.GOOS != "linux" {
 		return nil, hint.Errorf("use `driver: lima`", "machine %s: systemd-nspawn runs on Linux only", n.spec.Name)
 	}
 	if os.Geteuid() != 0 {
 		return nil, hint.Errorf("run devbox as root, or use `driver: lima`", "machine %s: systemd-nspawn needs root", n.spec.Name)
 	}
-	return lockFile(ctx, n.path("lock"), p)
+	return takeLock(ctx, n.path("lock"), p)
 }
 
 // Create unpacks the machine's system, unless it is there, and repairs what a
 // crash left.
 func (n *Nspawn) Create(ctx context.Context, p Progress) error {
-	unlock, err := n.begin(ctx, p)
+	lock, err := n.begin(ctx, p)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	st, err := n.Status(ctx)
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func (n *Nspawn) Create(ctx context.Context, p Progress) error {
 	if fileExists(n.path("root")) {
 		err = n.restoreAccess()
 	} else {
-		err = n.unpackRoot(ctx, p)
+		err = n.unpackRoot(ctx, lock, p)
 	}
 	if err == nil {
 		err = errors.Join(removeTree(n.path("root.new")), removeTree(n.path("root.gone")))
@@ -155,11 +155,11 @@ func (n *Nspawn) Start(ctx context.Context, p Progress) error {
 }
 
 func (n *Nspawn) startLocked(ctx context.Context, p Progress) error {
-	unlock, err := n.begin(ctx, p)
+	lock, err := n.begin(ctx, p)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	st, err := n.Status(ctx)
 	if err != nil {
 		return err
@@ -245,11 +245,11 @@ func listens(pid, port int) bool {
 
 // Stop powers the machine off, by force once stopLimit has passed.
 func (n *Nspawn) Stop(ctx context.Context) error {
-	unlock, err := n.begin(ctx, nil)
+	lock, err := n.begin(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	pid, err := n.supervisor()
 	if err != nil {
 		return err
@@ -274,11 +274,11 @@ func (n *Nspawn) Stop(ctx context.Context) error {
 
 // Kill ends every process of the machine at once.
 func (n *Nspawn) Kill(ctx context.Context) error {
-	unlock, err := n.begin(ctx, nil)
+	lock, err := n.begin(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	if err := errors.Join(n.kill(ctx), n.dropNet(ctx)); err != nil {
 		return fmt.Errorf("kill machine %s: %w", n.spec.Name, err)
 	}
@@ -307,11 +307,11 @@ func (n *Nspawn) Destroy(ctx context.Context) error {
 			return err
 		}
 	}
-	unlock, err := n.begin(ctx, nil)
+	lock, err := n.begin(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	err = errors.Join(n.kill(ctx), n.dropNet(ctx))
 	if err == nil {
 		err = errors.Join(n.removeRoot(n.path("root")), n.removeRoot(n.path("root.new")))

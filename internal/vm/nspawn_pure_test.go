@@ -2,8 +2,11 @@ package vm
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestAptSources(t *testing.T) {
@@ -151,5 +154,41 @@ proc /proc proc rw 0 0
 	}
 	if got := tracked(true); !slices.Equal(got, append([]string{"/sys/fs/cgroup/cpu"}, base...)) {
 		t.Errorf("with a limit on processors: got %q", got)
+	}
+}
+
+func TestPruneOldest(t *testing.T) {
+	dir := t.TempDir()
+	for i, name := range []string{"a.tar", "b.tar", "c.tar", "other"} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Unix(int64(1000-i), 0)
+		if err := os.Chtimes(file, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := pruneOldest(filepath.Join(dir, "*.tar"), 2); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	if want := []string{"a.tar", "b.tar", "other"}; !slices.Equal(left, want) {
+		t.Errorf("left %q, want %q", left, want)
+	}
+}
+
+func TestMapsUser(t *testing.T) {
+	const table = "root:1:2\nann:100000:65536\n1001:165536:65536\n"
+	for _, tt := range []struct {
+		name, uid string
+		want      bool
+	}{{"ann", "1000", true}, {"bob", "1001", true}, {"an", "1002", false}, {"", "", false}} {
+		if got := mapsUser(table, tt.name, tt.uid); got != tt.want {
+			t.Errorf("%s (%s): %v", tt.name, tt.uid, got)
+		}
 	}
 }

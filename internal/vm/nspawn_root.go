@@ -66,7 +66,7 @@ func systemFiles(name, authorized string, hostKey keyPair) []file {
 }
 
 // unpackRoot makes dir/root from the base, under a temporary name first.
-func (n *Nspawn) unpackRoot(ctx context.Context, p Progress) error {
+func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) error {
 	base, err := baseTar(ctx, n.spec.CacheDir, p)
 	if err != nil {
 		return err
@@ -79,8 +79,11 @@ func (n *Nspawn) unpackRoot(ctx context.Context, p Progress) error {
 	if err := os.Mkdir(part, 0o755); err != nil {
 		return err
 	}
-	if _, err := run(ctx, "tar", "--extract", "--file="+base, "--directory="+part, "--numeric-owner", "--preserve-permissions",
-		"--same-owner", "--xattrs", "--xattrs-include=*"); err != nil {
+	tar := tool{lock: lock, args: []string{
+		"tar", "--extract", "--file=" + base, "--directory=" + part, "--numeric-owner", "--preserve-permissions", "--same-owner",
+		"--xattrs", "--xattrs-include=*",
+	}}
+	if _, err := tar.run(ctx); err != nil {
 		cure := fmt.Sprintf("free space under %s, or remove %s to have it built again", n.spec.StateDir, base)
 		return hint.Wrap(fmt.Errorf("unpack %s: %w", base, err), cure)
 	}

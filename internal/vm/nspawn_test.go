@@ -1,7 +1,9 @@
 package vm_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,6 +132,7 @@ func TestNspawnTwo(t *testing.T) {
 // TestNspawnRepairs breaks a machine in the ways that crashes and other people
 // do, and finds it whole after the next call.
 func TestNspawnRepairs(t *testing.T) {
+	begin := time.Now()
 	machine, spec := newNspawn(t, "repairs")
 	ctx := t.Context()
 	m := machine()
@@ -151,6 +154,7 @@ func TestNspawnRepairs(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
+		t.Logf("%6.2f s %s", time.Since(begin).Seconds(), what)
 	}
 	state := func(want vm.State) {
 		t.Helper()
@@ -182,7 +186,7 @@ func TestNspawnRepairs(t *testing.T) {
 		t.Errorf("masquerading did not come back: %s", out)
 	}
 	ssh("true")
-	host("umount", "/run/netns/"+st.NetNS)
+	host("ip", "netns", "del", st.NetNS)
 	do("start", m.Start(ctx, nil))
 	host("ip", "netns", "exec", st.NetNS, "true")
 
@@ -210,8 +214,8 @@ func TestNspawnRepairs(t *testing.T) {
 	}
 }
 
-// TestNspawnKilled kills devbox itself at many moments of its work; whatever
-// it left, the next calls make a machine of it.
+// TestNspawnKilled kills devbox itself in the middle of its steps; whatever it
+// left, the next calls make a machine of it.
 func TestNspawnKilled(t *testing.T) {
 	machine, spec := newNspawn(t, "killed")
 	ctx := t.Context()
@@ -221,24 +225,18 @@ func TestNspawnKilled(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// The base is built by whoever comes first; only the rest is interrupted.
-	if err := m.Create(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
-	for _, after := range []time.Duration{30, 120, 400, 900, 1600, 2400, 3200} {
-		if err := m.Destroy(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(os.Args[0], "-test.run=^TestNspawnUp$")
-		cmd.Env = append(os.Environ(), "DEVBOX_TEST_UP="+spec.StateDir, "DEVBOX_TEST_CACHE="+spec.CacheDir)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(after * time.Millisecond)
-		cmd.Process.Kill()
-		cmd.Wait()
+	for _, tt := range []struct {
+		step  string
+		after time.Duration
+	}{
+		{"unpack the base system", 50 * time.Millisecond},
+		{"boot", 0},
+		{"wait for SSH", 0},
+		{"wait for SSH", 300 * time.Millisecond},
+	} {
+		killAt(t, spec, tt.step, tt.after)
 		st, err := m.Status(ctx)
-		t.Logf("killed after %d ms: %s %s, %v", after, st.State, st.Detail, err)
+		t.Logf("killed %s after %q: %s %s, %v", tt.after, tt.step, st.State, st.Detail, err)
 		if err := m.Create(ctx, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -250,8 +248,36 @@ func TestNspawnKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := vmtest.SSH(ctx, t, e, "systemctl is-system-running --wait; dpkg --audit"); got != "running" {
-			t.Errorf("killed after %d ms: %q", after, got)
+			t.Errorf("%q", got)
 		}
+		if err := m.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// killAt creates and starts a machine in a process of its own, and kills that
+// with SIGKILL some time after it told a step.
+func killAt(t *testing.T, spec vm.Spec, step string, after time.Duration) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestNspawnUp$")
+	cmd.Env = append(os.Environ(), "DEVBOX_TEST_UP="+spec.StateDir, "DEVBOX_TEST_CACHE="+spec.CacheDir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	told := false
+	for lines := bufio.NewScanner(out); !told && lines.Scan(); {
+		told = lines.Text() == step
+	}
+	time.Sleep(after)
+	cmd.Process.Kill()
+	cmd.Wait()
+	if !told {
+		t.Fatalf("it never came to %q", step)
 	}
 }
 
@@ -265,10 +291,11 @@ func TestNspawnUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Create(t.Context(), nil); err != nil {
+	tell := func(step string) { fmt.Println(step) }
+	if err := m.Create(t.Context(), tell); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Start(t.Context(), nil); err != nil {
+	if err := m.Start(t.Context(), tell); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -39,10 +39,13 @@ type tool struct {
 	env   []string // added to ours
 	stdin string
 	quiet time.Duration // how long it may take to end after a cancel, 5 s if zero
+	// lock is held by the program too: if this process is killed, the next one
+	// waits until the program has ended.
+	lock *os.File
 }
 
 // run returns what the program wrote to stdout. A cancelled ctx ends the whole
-// process group.
+// process group; the death of this process ends the program on Linux.
 func (t tool) run(ctx context.Context) (string, error) {
 	path, err := lookTool(t.args[0])
 	if err != nil {
@@ -52,6 +55,10 @@ func (t tool) run(ctx context.Context) (string, error) {
 	cmd.Dir = t.dir
 	cmd.Env = append(os.Environ(), t.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	endWithUs(cmd.SysProcAttr)
+	if t.lock != nil {
+		cmd.ExtraFiles = []*os.File{t.lock}
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = max(t.quiet, 5*time.Second)
 	if t.stdin != "" {

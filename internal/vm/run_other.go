@@ -1,0 +1,7 @@
+//go:build !linux
+
+package vm
+
+import "syscall"
+
+func endWithUs(*syscall.SysProcAttr) {}
