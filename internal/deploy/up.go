@@ -102,9 +102,10 @@ func (p *Project) setUp(ctx context.Context, u *ui.UI, e vm.Endpoint) error {
 		if err := p.apply(ctx, u, root, config); err != nil {
 			return err
 		}
-		if err := p.authorize(ctx, root, e.IdentityFile); err != nil {
-			return err
-		}
+	}
+	// Every time: a kill between the two would leave the machine shut for good.
+	if err := p.authorize(ctx, root, e.IdentityFile); err != nil {
+		return err
 	}
 	return p.installHost(ctx, u, conn, state)
 }

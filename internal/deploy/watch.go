@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"devbox/internal/hint"
@@ -43,8 +41,7 @@ type WatchOptions struct {
 // What fails on the way is reported and the previous release serves on; an
 // error comes back only when following cannot go on.
 func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) error {
-	root, paths := watchRoot(p.Config.Dir, p.Config.Watch.Paths)
-	w, err := watch.New(ctx, watch.Options{Root: root, Paths: paths, Ignore: p.Config.Watch.Ignore})
+	w, err := watch.New(ctx, watch.Options{Root: p.Config.Dir, Paths: p.Config.Watch.Paths, Ignore: p.Config.Watch.Ignore})
 	if err != nil {
 		return err
 	}
@@ -53,7 +50,7 @@ func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) error {
 	if err != nil {
 		return err
 	}
-	f := &follower{project: p, ui: u, watcher: w, host: h, opts: o, root: root}
+	f := &follower{project: p, ui: u, watcher: w, host: h, opts: o}
 	defer func() { f.host.Close() }()
 	stopLogs := f.followLogs(ctx)
 	defer func() { stopLogs() }()
@@ -67,30 +64,6 @@ func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) error {
 	return err
 }
 
-// watchRoot is the deepest folder that holds both the project and all that it
-// watches, and the watched paths relative to it.
-func watchRoot(dir string, paths []string) (root string, rel []string) {
-	root = dir
-	for _, p := range paths {
-		for abs := filepath.Join(dir, p); !within(root, abs); {
-			root = filepath.Dir(root)
-		}
-	}
-	for _, p := range paths {
-		r, err := filepath.Rel(root, filepath.Join(dir, p))
-		if err != nil {
-			continue // both are absolute, so there is a relative path
-		}
-		rel = append(rel, filepath.ToSlash(r))
-	}
-	return root, rel
-}
-
-func within(root, path string) bool {
-	rel, err := filepath.Rel(root, path)
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
-}
-
 var errQuit = errors.New("quit")
 
 // follower is a running watch.
@@ -100,7 +73,6 @@ type follower struct {
 	watcher *watch.Watcher
 	host    *Host
 	opts    WatchOptions
-	root    string
 	paused  bool
 	cursor  string // of the last entry of the journal that was reported
 }
@@ -221,11 +193,11 @@ func (f *follower) press(k Key) (now bool, err error) {
 // others are reported.
 func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 	begin := time.Now()
-	c := &Cycle{At: begin, Serving: ""}
+	c := &Cycle{At: begin}
 	if batch != nil {
-		c.Trigger = f.names(batch.Changes)
+		c.Trigger = names(batch.Changes)
 		for _, path := range batch.Loop {
-			f.note("%s changes during every build: the build writes it; add it to watch.ignore in devbox.yaml", f.name(path))
+			f.note("%s changes during every build: the build writes it; add it to watch.ignore in devbox.yaml", path)
 		}
 	}
 	err := f.deliver(ctx, batch, c)
@@ -253,14 +225,17 @@ func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) er
 		defer cancel()
 	}
 	a, err := f.project.Build(bctx, f.host.Welcome.Arch)
-	if err != nil {
-		return err
+	if err == nil {
+		defer a.Close()
 	}
-	defer a.Close()
 	if batch != nil {
+		// Before an error is believed, too: a half-saved set of files may not build.
 		if err := batch.Settle(ctx); err != nil {
 			return err
 		}
+	}
+	if err != nil {
+		return err
 	}
 	// From here on a save or a Ctrl-C waits: an activation is never left half-way.
 	limit := time.Duration(f.project.Config.Health.Deadline) + time.Minute
@@ -269,21 +244,12 @@ func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) er
 	return f.host.Deliver(dctx, a, delta.Fast, c)
 }
 
-func (f *follower) names(changes []watch.Change) []string {
+func names(changes []watch.Change) []string {
 	names := make([]string, len(changes))
 	for i, c := range changes {
-		names[i] = f.name(c.Path)
+		names[i] = c.Path
 	}
 	return names
-}
-
-// name is a watched path as the user knows it, relative to the project.
-func (f *follower) name(path string) string {
-	rel, err := filepath.Rel(f.project.Config.Dir, filepath.Join(f.root, filepath.FromSlash(path)))
-	if err != nil {
-		return path
-	}
-	return rel
 }
 
 // fail notes in c why a cycle did not bring its release up.
