@@ -5,6 +5,7 @@ package hint
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 type hinted struct {
@@ -36,4 +37,32 @@ func Of(err error) string {
 		return h.cure
 	}
 	return ""
+}
+
+// All returns the cures of all errors that err joins, each once, in the order
+// of the errors' text. Of each single chain it is the outermost, which knows
+// best what the caller wanted.
+func All(err error) []string {
+	var cures []string
+	add := func(cure string) {
+		if !slices.Contains(cures, cure) {
+			cures = append(cures, cure)
+		}
+	}
+	for err != nil {
+		switch x := err.(type) {
+		case *hinted:
+			add(x.cure)
+			return cures
+		case interface{ Unwrap() []error }:
+			for _, part := range x.Unwrap() {
+				for _, cure := range All(part) {
+					add(cure)
+				}
+			}
+			return cures
+		}
+		err = errors.Unwrap(err)
+	}
+	return cures
 }

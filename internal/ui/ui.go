@@ -75,10 +75,10 @@ func (u *UI) Say(format string, args ...any) {
 	u.write(u.err, fmt.Sprintf(format, args...)+"\n")
 }
 
-// Error prints err and, where it has one, its cure.
+// Error prints err and, where it has some, its cures.
 func (u *UI) Error(err error) {
 	text := "error: " + err.Error() + "\n"
-	if cure := hint.Of(err); cure != "" {
+	for _, cure := range hint.All(err) {
 		text += "hint: " + cure + "\n"
 	}
 	u.write(u.err, text)

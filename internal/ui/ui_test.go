@@ -22,6 +22,17 @@ func TestErrorShowsTheCureOnALineOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestErrorShowsEachCureOfJoinedErrorsOnce(t *testing.T) {
+	var errw bytes.Buffer
+	u := New(&bytes.Buffer{}, &errw, Options{})
+	cure := "run `make build`"
+	u.Error(errors.Join(hint.Errorf(cure, "no amd64"), hint.Errorf(cure, "no arm64"), hint.Errorf("add a port", "no port")))
+	want := "error: no amd64\nno arm64\nno port\nhint: run `make build`\nhint: add a port\n"
+	if got := errw.String(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestResultsAndProgressDoNotMix(t *testing.T) {
 	var out, errw bytes.Buffer
 	u := New(&out, &errw, Options{JSON: true, TTY: true})
