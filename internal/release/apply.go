@@ -44,7 +44,7 @@ func (a *app) install(ctx context.Context, t target, p *Plan, rep *report) error
 		crashpoint("attached")
 		rep.phase("attach")
 	}
-	if err := a.cleanUnits(p.Vanished); err != nil {
+	if err := a.cleanUnits(ctx, p.Vanished); err != nil {
 		return err
 	}
 	if err := a.writeDropIns(p.DropIns); err != nil {
@@ -100,11 +100,17 @@ func (a *app) disable(ctx context.Context, units []string) error {
 }
 
 // cleanUnits removes what is left of units that no image has any more.
-func (a *app) cleanUnits(units []string) error {
+func (a *app) cleanUnits(ctx context.Context, units []string) error {
 	for _, name := range units {
 		err := errors.Join(os.RemoveAll(a.unitD(name)), removeIfThere(a.unit(name)), a.removeDropIn(name))
 		if err != nil {
 			return err
+		}
+		// systemd would go on to list one that has failed.
+		if !isTemplate(name) {
+			if err := a.sys.ResetFailed(ctx, name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

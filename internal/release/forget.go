@@ -62,7 +62,7 @@ func (a *app) dismantle(ctx context.Context) error {
 		}
 	}
 	// portabled leaves files that it does not know, as after a crash of its own.
-	if err := a.cleanUnits(units); err != nil {
+	if err := a.cleanUnits(ctx, units); err != nil {
 		return err
 	}
 	if err := removeIfThere(a.attached()); err != nil {

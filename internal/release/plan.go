@@ -184,7 +184,10 @@ func (m *planner) restarts(u unitFile) {
 			}
 			return
 		}
-	case u.Oneshot:
+	case u.Oneshot && is.Body == nil && u.Install != "":
+		m.restart(u.Name, text)
+		return
+	case u.Oneshot && !up:
 		if text != "" {
 			m.plan.Public.Stay = append(m.plan.Public.Stay, protocol.UnitWhy{Unit: u.Name,
 				Why: text + ", in effect the next time it runs"})

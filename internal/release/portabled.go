@@ -14,6 +14,8 @@ const portableForce = 1 << 1
 // demand. The connection is made for the call: attaching is rare, and a
 // dbus-daemon that was restarted meanwhile must not matter.
 func portabled(ctx context.Context, method string, args ...any) (*dbus.Call, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the system bus: %w", err)

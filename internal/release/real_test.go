@@ -43,3 +43,90 @@ func TestRealFirstThenTemplateThenUnit(t *testing.T) {
 		t.Fatalf("the same again: %+v", a)
 	}
 }
+
+// Unit files, environment, sockets and profiles that change, come and go.
+func TestRealUnitChanges(t *testing.T) {
+	m := realMachine(t)
+	const app, port = "rel-unit", 18086
+	m.fresh(t, app)
+	c := m.serve(t, "")
+	c.hello(app)
+	base := standard(app, port)
+	service, socket := "usr/lib/systemd/system/"+app+".service", "usr/lib/systemd/system/"+app+".socket"
+	side := "usr/lib/systemd/system/" + app + "-side.service"
+	none := protocol.Settings{}
+	c.deploy(app, build(t, base), none, protocol.Committed)
+	sidePID := m.pid(t, app+"-side.service")
+
+	// A unit file: attach, one reload, only that unit restarts.
+	next := base.with(service, base.files[service]+"[Unit]\nDescription=changed\n")
+	r := c.deploy(app, build(t, next), none, protocol.Committed)
+	t.Log("unit file:", phases(r.Phases))
+	if !r.Plan.Reload || len(r.Plan.Restart) != 1 || m.sh(t, "systemctl show -P Description "+app+".service") != "changed" {
+		t.Errorf("unit file: %+v", r.Plan)
+	}
+
+	// Environment: a drop-in, one reload, only that unit restarts. What systemd
+	// would interpret arrives as it is.
+	greeting := `say "100%" of $HOME \n`
+	env := protocol.Settings{Env: map[string]map[string]string{app + ".service": {"GREETING": greeting}}}
+	r = c.deploy(app, build(t, next), env, protocol.Committed)
+	t.Log("environment:", phases(r.Phases))
+	if got := m.get(t, port); !strings.HasSuffix(got, " r3 "+greeting) {
+		t.Errorf("environment: %q, %+v", got, r.Plan)
+	}
+
+	// The port: stop the service, open the socket, start the service.
+	next = next.with(socket, strings.Replace(base.files[socket], "18086", "18087", 1))
+	r = c.deploy(app, build(t, next), env, protocol.Committed)
+	t.Log("socket:", phases(r.Phases))
+	if got := m.get(t, 18087); !strings.HasPrefix(got, "one ") {
+		t.Errorf("new port: %q %+v", got, r.Plan)
+	}
+	if got := m.get(t, port); !strings.Contains(got, "Failed to connect") && !strings.Contains(got, "Could not connect") {
+		t.Errorf("old port: %q", got)
+	}
+	if now := m.pid(t, app+"-side.service"); now != sidePID {
+		t.Error("the side service was restarted")
+	}
+
+	// A bad binary together with a changed port: both come back.
+	bad := next.with(socket, base.files[socket], "etc/relapp/mode", "exit")
+	c.deploy(app, build(t, bad), env, protocol.RolledBack)
+	if got := m.get(t, 18087); !strings.HasPrefix(got, "one ") {
+		t.Errorf("port after rollback: %q", got)
+	}
+
+	// A unit that vanishes is stopped and leaves nothing.
+	r = c.deploy(app, build(t, next.with(side, "")), env, protocol.Committed)
+	t.Log("unit gone:", phases(r.Phases))
+	left := m.sh(t, "ls -d /etc/systemd/system.attached/"+app+"-side* /etc/systemd/system/"+app+"-side* /etc/systemd/system/*.wants/"+app+"-side* 2>/dev/null || true")
+	if left != "" || m.sh(t, "systemctl is-active "+app+"-side.service || true") != "inactive" {
+		t.Errorf("left of the side service: %s", left)
+	}
+	// And comes back, together with a failure that takes it away again.
+	c.deploy(app, build(t, next.with("etc/relapp/mode", "exit")), env, protocol.RolledBack)
+	if state := m.sh(t, "systemctl is-active "+app+"-side.service || true"); state != "inactive" {
+		t.Errorf("side service after rollback: %s", state)
+	}
+
+	// Another profile; one that does not exist changes nothing.
+	strict := env
+	strict.Profile = "nonetwork"
+	c.deploy(app, build(t, next), strict, protocol.Committed)
+	if link := m.sh(t, "readlink /etc/systemd/system.attached/"+app+".service.d/10-profile.conf"); !strings.Contains(link, "/nonetwork/") {
+		t.Errorf("profile: %s", link)
+	}
+	strict.Profile = "nosuch"
+	a := c.activate(app, build(t, next), strict)
+	if !strings.Contains(a.Error, "no portable profile") || !strings.Contains(a.Hint, "trusted") {
+		t.Errorf("unknown profile: %+v", a.Event)
+	}
+
+	// The app's own data outlives all of it.
+	m.sh(t, "echo kept > /var/lib/private/"+app+"/data; "+m.host+" forget "+app)
+	if got := m.sh(t, "cat /var/lib/private/"+app+"/data; ls -d /etc/systemd/system.attached/"+app+"* /etc/systemd/system/"+app+
+		"* /var/lib/devbox/"+app+" /var/lib/portables/"+app+"* 2>/dev/null || true"); got != "kept" {
+		t.Errorf("after forget: %s", got)
+	}
+}

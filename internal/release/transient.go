@@ -46,7 +46,7 @@ func (s *Systemd) Try(ctx context.Context, name, command string) error {
 	select {
 	case <-ctx.Done():
 		_ = s.Kill(clean, unit)
-		return fmt.Errorf("health command %q: did not end", command)
+		return fmt.Errorf("health command %q did not end", command)
 	case result := <-ch:
 		if result == "done" {
 			return nil
@@ -56,11 +56,9 @@ func (s *Systemd) Try(ctx context.Context, name, command string) error {
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("health command %q: %s", command, ending(st))
-	if log, err := s.Log(clean, st.Invocation, 5); err == nil && len(log) > 0 {
-		for _, line := range log {
-			text += "\n" + line
-		}
+	log, err := s.Log(clean, st.Invocation, logLines)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%s", text)
+	return &fault{cause: fmt.Sprintf("health command %q %s", command, ending(st)), log: log}
 }

@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -240,13 +241,17 @@ func (a *app) settle(ctx context.Context, t target, units []string, limit time.D
 		}
 	}
 	deadline := time.Now().Add(limit)
+	var why error
 	for pause := 5 * time.Millisecond; ; pause = min(pause*3/2, 100*time.Millisecond) {
-		var why error
 		if !checked {
 			checkCtx, cancel := context.WithDeadline(ctx, deadline)
-			why = a.check(checkCtx, health)
+			err := a.check(checkCtx, health)
+			// A check that the deadline cut short says less than the one before.
+			if why == nil || checkCtx.Err() == nil {
+				why = err
+			}
+			checked = err == nil
 			cancel()
-			checked = why == nil
 		}
 		if err := a.stillUp(ctx, watched); err != nil {
 			return err
@@ -255,7 +260,7 @@ func (a *app) settle(ctx context.Context, t target, units []string, limit time.D
 			return nil
 		}
 		if !checked && time.Now().After(deadline) {
-			return a.unhealthy(ctx, t, units, limit, why)
+			return a.unhealthy(ctx, t, units, why)
 		}
 		time.Sleep(pause)
 	}
@@ -279,12 +284,25 @@ func (a *app) stillUp(ctx context.Context, watched map[string]UnitState) error {
 	return nil
 }
 
-func (a *app) unhealthy(ctx context.Context, t target, units []string, limit time.Duration, why error) error {
-	cause := fmt.Sprintf("health: %s, for %s", why, limit.Round(time.Millisecond))
+// unhealthy says what the health check found last, with its own words if it has
+// any, and else with those of the service that was started last.
+func (a *app) unhealthy(ctx context.Context, t target, units []string, why error) error {
+	cause := fmt.Sprintf("not healthy within %s: %v", deadlineOf(t.Release.Settings.Health), why)
+	out := &fault{cause: cause}
 	for _, unit := range slices.Backward(units) {
-		if strings.HasSuffix(unit, ".service") {
-			return a.fault(ctx, unit, cause)
+		if !strings.HasSuffix(unit, ".service") {
+			continue
 		}
+		st, err := a.sys.Unit(ctx, unit)
+		if err != nil {
+			return err
+		}
+		out.unit, out.log = unit, a.logOf(ctx, st)
+		break
 	}
-	return &fault{cause: cause}
+	var f *fault
+	if errors.As(why, &f) {
+		out.log = append(out.log, f.log...)
+	}
+	return out
 }

@@ -20,8 +20,8 @@ func main() {
 	case "exit":
 		fmt.Println("relapp: cannot open the database: it is on fire")
 		os.Exit(3)
-	case "segv":
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+	case "killed":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "hang":
 		signal.Ignore(syscall.SIGTERM)
 		time.Sleep(time.Hour)
