@@ -6,6 +6,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GO      := CGO_ENABLED=0 go
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/devbox
+GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 
 .PHONY: build demo test lint bench cross fuzz clean
@@ -22,11 +23,11 @@ demo: build ## the example, up and answering
 test: build ## everything that this machine can run; says what it skipped and why
 	test/run $(GOTESTSUM)
 
-lint: ## formatting, vet, staticcheck, the import rules, tidiness
+lint: ## formatting, vet, golangci-lint with the import rules, tidiness
 	test -z "$$(gofmt -l .)" || { gofmt -l .; echo "error: not gofmt'ed"; exit 1; }
 	go vet ./...
 	cd examples/bowl && go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	go run $(GOLANGCI) run ./...
 	go mod tidy -diff
 	cd examples/bowl && go mod tidy -diff
 

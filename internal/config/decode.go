@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -99,7 +100,8 @@ func parse(data []byte) (file *ast.File, err error) {
 
 func (d *decoder) syntax(err error) {
 	where, msg := place{1, 1}, err.Error()
-	if ye, ok := err.(yaml.Error); ok {
+	var ye yaml.Error
+	if errors.As(err, &ye) {
 		msg = ye.GetMessage()
 		if t := ye.GetToken(); t != nil {
 			where = atToken(t)

@@ -265,12 +265,11 @@ func TestMachineStaysAway(t *testing.T) {
 	start(t, spec)
 
 	// A port that nothing listens on in the machine: closed at once.
-	begin := time.Now()
 	if got, _ := talk(spec.Ports[1].Client, "hi"); got != "" {
 		t.Errorf("got %q", got)
 	}
 	s.Stop()
-	begin = time.Now()
+	begin := time.Now()
 	if got, _ := talk(spec.Ports[0].Client, "hi"); got != "" {
 		t.Errorf("got %q", got)
 	}

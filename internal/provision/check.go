@@ -2,6 +2,7 @@ package provision
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -270,7 +271,8 @@ func parse(data []byte) (pairs []*ast.MappingValueNode, bad *Problem) {
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {
 		p := Problem{Line: 1, Column: 1, Problem: "not YAML: " + err.Error(), Cure: "check the indentation and quotes here and on the line above"}
-		if ye, ok := err.(yaml.Error); ok {
+		var ye yaml.Error
+		if errors.As(err, &ye) {
 			p.Problem = "not YAML: " + ye.GetMessage()
 			if t := ye.GetToken(); t != nil && t.Position != nil {
 				p.Line, p.Column = max(1, t.Position.Line), max(1, t.Position.Column)

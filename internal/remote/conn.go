@@ -35,7 +35,7 @@ func newConn(hop Hop, clients []*ssh.Client, raw net.Conn, o Options) *Conn {
 	c := &Conn{hop: hop, clients: clients, raw: raw, places: make(chan struct{}, maxSessions), done: make(chan struct{})}
 	go func() {
 		err := c.client().Wait()
-		c.end(fmt.Errorf("%w: %v", ErrLost, err))
+		c.end(fmt.Errorf("%w: %w", ErrLost, err))
 		close(c.done)
 	}()
 	if o.KeepAlive > 0 {

@@ -109,7 +109,7 @@ func (c *sshConfig) parse(path, text string, depth int) error {
 func (c *sshConfig) include(from, value string, depth int) error {
 	patterns, err := splitWords(value)
 	if err != nil {
-		return fmt.Errorf("Include %s: %w", value, err)
+		return fmt.Errorf("include %s: %w", value, err)
 	}
 	for _, pattern := range patterns {
 		pattern = untilde(pattern, c.home)
@@ -122,7 +122,7 @@ func (c *sshConfig) include(from, value string, depth int) error {
 		}
 		found, err := filepath.Glob(pattern)
 		if err != nil {
-			return fmt.Errorf("Include %s: %w", pattern, err)
+			return fmt.Errorf("include %s: %w", pattern, err)
 		}
 		for _, path := range found {
 			if err := c.read(path, depth+1); err != nil {
