@@ -33,7 +33,7 @@ lint: ## formatting, vet, golangci-lint with the import rules, tidiness
 
 cross: ## what is not run here is at least built and vetted
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/devbox
-	GOOS=darwin GOARCH=arm64 $(GO) vet ./cmd/devbox ./internal/...
+	GOOS=darwin GOARCH=arm64 $(GO) vet $$(go list -deps ./cmd/devbox | grep '^devbox/')
 	GOOS=linux GOARCH=arm64 $(GO) vet ./cmd/... ./internal/...
 
 bench: build ## measure, write bench/REPORT.md
