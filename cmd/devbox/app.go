@@ -44,6 +44,8 @@ portable service; both are set up by the same cloud-config.
   devbox watch    build, ship and restart what changed at every save`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          noSuchCommand,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		PersistentPreRun: func(*cobra.Command, []string) {
 			a.ui = ui.New(a.stdout, a.stderr, ui.Options{JSON: a.json, TTY: ui.IsTerminal(a.stderr)})
 		},
@@ -63,22 +65,44 @@ portable service; both are set up by the same cloud-config.
 		newStatus(a), newLogs(a), newSSH(a),
 		newSchema(a), newVersion(a), newForward(a),
 	)
+	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
-		c.Args = asBadInput(c, c.Args)
+		refuseArgs(c)
 	}
 	return root
 }
 
-// asBadInput makes a wrong number of arguments exit as wrong use does.
-func asBadInput(c *cobra.Command, check cobra.PositionalArgs) cobra.PositionalArgs {
+// noSuchCommand gets what is no command's name, and says which name is near.
+func noSuchCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cure := "see `devbox --help`"
+	root.SuggestionsMinimumDistance = 2
+	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+		cure = fmt.Sprintf("did you mean `devbox %s`? %s", near[0], cure)
+	}
+	return badInput{hint.Errorf(cure, "there is no command %q", args[0])}
+}
+
+// refuseArgs makes wrong arguments of c, and of the commands below it, exit as
+// wrong use does.
+func refuseArgs(c *cobra.Command) {
+	check := c.Args
 	if check == nil {
 		check = cobra.NoArgs
 	}
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return badInput{hint.Wrap(err, fmt.Sprintf("see `devbox %s --help`", c.Name()))}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return badInput{hint.Wrap(err, fmt.Sprintf("see `%s --help`", c.CommandPath()))}
 		}
 		return nil
+	}
+	if c.HasSubCommands() && !c.Runnable() {
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
+	for _, sub := range c.Commands() {
+		refuseArgs(sub)
 	}
 }
 

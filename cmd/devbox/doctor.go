@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"devbox/internal/deploy"
 	"devbox/internal/hint"
@@ -105,7 +106,8 @@ func (a *app) printFinding(f finding) {
 	if !f.OK {
 		mark = "✗"
 	}
-	a.ui.Result("%s %-12s %s", mark, f.What, f.Says)
+	says := strings.ReplaceAll(f.Says, "\n", fmt.Sprintf("\n  %-12s ", ""))
+	a.ui.Result("%s %-12s %s", mark, f.What, says)
 	if f.Cure != "" {
 		a.ui.Result("  %-12s hint: %s", "", f.Cure)
 	}

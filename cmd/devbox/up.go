@@ -38,7 +38,7 @@ func (a *app) up(ctx context.Context) (*deploy.Host, error) {
 		return nil, err
 	}
 	if err := p.CheckFiles(); err != nil {
-		return nil, err
+		return nil, badInput{err}
 	}
 	h, err := p.Up(ctx, a.ui)
 	if err != nil {
@@ -80,7 +80,7 @@ func newDown(a *app) *cobra.Command {
 			}
 			s := a.ui.Step("stop the machine")
 			was, err := p.Down(c.Context())
-			if s.End(err, "") != nil {
+			if s.End(err, unless(was, "it did not run")) != nil {
 				return err
 			}
 			a.done("stopped", was)
@@ -110,7 +110,7 @@ func newDestroy(a *app) *cobra.Command {
 			}
 			s := a.ui.Step("remove the machine")
 			was, err := p.Destroy(c.Context())
-			if s.End(err, "") != nil {
+			if s.End(err, unless(was, "there was none")) != nil {
 				return err
 			}
 			a.done("removed", was)
@@ -119,6 +119,14 @@ func newDestroy(a *app) *cobra.Command {
 	}
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	return c
+}
+
+// unless is text where nothing had to be done.
+func unless(changed bool, text string) string {
+	if changed {
+		return ""
+	}
+	return text
 }
 
 // done reports what became of the machine; changed is false if it was so before.

@@ -3,7 +3,6 @@ package deploy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"devbox/internal/hint"
@@ -42,7 +41,7 @@ func (p *Project) AdminEndpoint(ctx context.Context) (vm.Endpoint, error) {
 	}
 	e, err := m.Endpoint(ctx)
 	if errors.Is(err, vm.ErrNotRunning) || errors.Is(err, vm.ErrMissing) {
-		return e, hint.Wrap(fmt.Errorf("machine %s: %w", p.Config.Name, err), "run `devbox up`")
+		return e, hint.Wrap(err, "run `devbox up`")
 	}
 	return e, err
 }

@@ -29,6 +29,10 @@ func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
 		return nil, err
 	}
 	defer unlock()
+	// Making a machine takes minutes: what would fail after that fails before.
+	if err := p.CheckHostPrograms(); err != nil {
+		return nil, err
+	}
 	e, err := p.startMachine(ctx, u)
 	if err != nil {
 		return nil, err
