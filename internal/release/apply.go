@@ -140,15 +140,20 @@ func (a *app) writeDropIns(files map[string]string) error {
 
 // run starts and restarts what a plan names, and judges the release by it.
 func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry time.Duration) error {
+	// Before any socket is opened: it closes again while its service is still
+	// one that was started too often.
+	for _, unit := range slices.Concat(p.Restart, p.Nudge, p.Sockets) {
+		if err := a.sys.ResetFailed(ctx, unit); err != nil {
+			return err
+		}
+	}
 	for _, socket := range p.Sockets {
 		if err := a.restartAll(ctx, []string{socket}, deadlineOf(t.Release.Settings.Health), hurry); err != nil {
 			return err
 		}
 	}
 	crashpoint("sockets")
-	if err := a.nudge(ctx, p.Nudge); err != nil {
-		return err
-	}
+	a.nudge(ctx, p.Nudge)
 	began := time.Now()
 	limit := deadlineOf(t.Release.Settings.Health)
 	if err := a.restartAll(ctx, p.Restart, limit, hurry); err != nil {
@@ -165,15 +170,11 @@ func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry tim
 	return nil
 }
 
-func (a *app) nudge(ctx context.Context, units []string) error {
+func (a *app) nudge(ctx context.Context, units []string) {
 	for _, unit := range units {
-		if err := a.sys.ResetFailed(ctx, unit); err != nil {
-			return err
-		}
 		// That it does not come up is not this release's fault: see Plan.Nudge.
 		_, _ = a.sys.Queue(ctx, Start, unit)
 	}
-	return nil
 }
 
 // checkProfile refuses a profile that the host does not have: portabled would

@@ -27,12 +27,6 @@ type job struct {
 func (a *app) queueAll(ctx context.Context, verb Verb, units []string) ([]job, error) {
 	var jobs []job
 	for _, unit := range units {
-		if verb != Stop {
-			// A person's start must not run into StartLimitBurst=.
-			if err := a.sys.ResetFailed(ctx, unit); err != nil {
-				return nil, err
-			}
-		}
 		ch, err := a.sys.Queue(ctx, verb, unit)
 		if err != nil {
 			return nil, err
@@ -223,6 +217,17 @@ func (a *app) settle(ctx context.Context, t target, units []string, limit time.D
 	health := t.Release.Settings.Health
 	checked := health.URL == "" && health.Command == ""
 	var until time.Time
+	for _, u := range t.Units {
+		if u.Type != "socket" || isTemplate(u.Name) {
+			continue
+		}
+		// A service that falls over again and again takes its socket with it.
+		st, err := a.sys.Unit(ctx, u.Name)
+		if err != nil {
+			return err
+		}
+		watched[u.Name] = st
+	}
 	for _, unit := range units {
 		u, _ := t.unit(templateOf(unit))
 		if u.Type != "service" {
