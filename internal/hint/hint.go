@@ -50,7 +50,7 @@ func All(err error) []string {
 		}
 	}
 	for err != nil {
-		switch x := err.(type) {
+		switch x := err.(type) { //nolint:errorlint // this is what walks the chain
 		case *hinted:
 			add(x.cure)
 			return cures
