@@ -16,6 +16,8 @@ type Host struct {
 	Conn *remote.Conn
 	*Session
 	project *Project
+	open    func(context.Context) (*Session, error) // another one over the same connection
+	done    <-chan struct{}                         // closed when the connection has ended
 }
 
 // Close ends the session and the connection.
@@ -27,7 +29,7 @@ func (h *Host) Close() {
 // reopen starts a new session over the same connection.
 func (h *Host) reopen(ctx context.Context) error {
 	h.Session.Close()
-	s, err := OpenSession(ctx, h.Conn, h.project.Config.Name)
+	s, err := h.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -46,12 +48,13 @@ func (p *Project) Connect(ctx context.Context) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the machine: %w", err)
 	}
-	s, err := OpenSession(ctx, conn, p.Config.Name)
+	open := func(ctx context.Context) (*Session, error) { return OpenSession(ctx, conn, p.Config.Name) }
+	s, err := open(ctx)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &Host{conn, s, p}, nil
+	return &Host{conn, s, p, open, conn.Done()}, nil
 }
 
 // LogOptions choose what Logs prints.

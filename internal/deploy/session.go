@@ -20,8 +20,16 @@ import (
 type Session struct {
 	Welcome protocol.Welcome
 
-	proc *remote.Process
+	proc peer
 	in   *bufio.Reader
+}
+
+// peer is the other end of a session: a [remote.Process], for devbox-host.
+type peer struct {
+	stdin  io.Writer
+	stdout io.Reader
+	wait   func() error // until it ends, and how it did
+	close  func() error // ends it
 }
 
 // HostError is a request that devbox-host answered with an error.
@@ -44,14 +52,18 @@ func OpenSession(ctx context.Context, conn *remote.Conn, app string) (*Session, 
 	if err != nil {
 		return nil, fmt.Errorf("start devbox-host: %w", err)
 	}
-	s := &Session{proc: proc, in: bufio.NewReaderSize(proc.Stdout, 64<<10)}
-	err = s.do(ctx, protocol.Request{Hello: &protocol.Hello{Protocol: protocol.Version, App: app}}, nil, func(e protocol.Event) {
+	return greet(ctx, peer{proc.Stdin, proc.Stdout, proc.Wait, proc.Close}, app)
+}
+
+func greet(ctx context.Context, proc peer, app string) (*Session, error) {
+	s := &Session{proc: proc, in: bufio.NewReaderSize(proc.stdout, 64<<10)}
+	err := s.do(ctx, protocol.Request{Hello: &protocol.Hello{Protocol: protocol.Version, App: app}}, nil, func(e protocol.Event) {
 		if e.Welcome != nil {
 			s.Welcome = *e.Welcome
 		}
 	})
 	if err != nil {
-		proc.Close()
+		proc.close()
 		return nil, fmt.Errorf("greet devbox-host: %w", s.explain(err))
 	}
 	return s, nil
@@ -63,14 +75,14 @@ func (s *Session) explain(err error) error {
 		return err
 	}
 	var exit *remote.ExitError
-	if werr := s.proc.Wait(); errors.As(werr, &exit) {
+	if werr := s.proc.wait(); errors.As(werr, &exit) {
 		return hint.Wrap(exit, "run `devbox up`: it installs devbox-host and the sudoers line")
 	}
 	return err
 }
 
 // Close ends the session. An activation that is under way goes on to its end.
-func (s *Session) Close() { s.proc.Close() }
+func (s *Session) Close() { s.proc.close() }
 
 // Activate makes a received image the running release. event is told of the
 // plan and of each phase as it ends. A release that was rolled back is no
@@ -117,22 +129,22 @@ func (s *Session) do(ctx context.Context, req protocol.Request, follow func(io.W
 	}
 	line = append(line, '\n')
 	if follow == nil {
-		if _, err := s.proc.Stdin.Write(line); err != nil {
+		if _, err := s.proc.stdin.Write(line); err != nil {
 			return ErrLost
 		}
 		return s.canceled(ctx, s.answer(event))
 	}
 	sent := make(chan error, 1)
 	go func() {
-		_, err := s.proc.Stdin.Write(line)
+		_, err := s.proc.stdin.Write(line)
 		if err == nil {
-			err = follow(s.proc.Stdin)
+			err = follow(s.proc.stdin)
 		}
 		sent <- err
 	}()
 	err = s.canceled(ctx, s.answer(event))
 	if err != nil {
-		s.proc.Close() // a host that refuses does not read on; the sender must not wait for it
+		s.proc.close() // a host that refuses does not read on; the sender must not wait for it
 	}
 	if serr := <-sent; serr != nil && err == nil {
 		return fmt.Errorf("send to devbox-host: %w", serr)

@@ -127,7 +127,7 @@ func (f *follower) next(ctx context.Context) (*watch.Batch, error) {
 		// Paused: keep what came until a person goes on, or newer content comes.
 		select {
 		case <-b.Superseded:
-		case <-f.host.Conn.Done():
+		case <-f.host.done:
 			return nil, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -161,7 +161,7 @@ func (f *follower) nextBatch(ctx context.Context) (*watch.Batch, error) {
 		case a := <-got:
 			cancel()
 			return a.batch, a.err
-		case <-f.host.Conn.Done():
+		case <-f.host.done:
 			return leave(nil)
 		case k := <-f.opts.Keys:
 			if now, err := f.press(k); now || err != nil {
