@@ -283,7 +283,12 @@ func (p *Project) Down(ctx context.Context) (bool, error) {
 
 // Destroy removes the machine and its data. It reports whether there was any.
 func (p *Project) Destroy(ctx context.Context) (bool, error) {
-	return p.end(ctx, vm.Missing, vm.Machine.Destroy)
+	return p.end(ctx, vm.Missing, func(m vm.Machine, ctx context.Context) error {
+		if err := m.Destroy(ctx); err != nil {
+			return err
+		}
+		return os.RemoveAll(p.MachineDir()) // what the forwarding of its ports kept there
+	})
 }
 
 func (p *Project) end(ctx context.Context, already vm.State, end func(vm.Machine, context.Context) error) (bool, error) {
