@@ -17,6 +17,9 @@ func (p Problems) Error() string {
 	lines := make([]string, len(p))
 	for i, x := range p {
 		lines[i] = x.String()
+		if x.Cure != "" {
+			lines[i] += "; " + x.Cure
+		}
 	}
 	return fmt.Sprintf("the image has %d problem(s):\n  %s", len(p), strings.Join(lines, "\n  "))
 }
