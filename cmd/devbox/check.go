@@ -74,5 +74,9 @@ func problemLine(x image.Problem) string {
 	if x.Warning {
 		kind = "warning"
 	}
-	return kind + ": " + x.String()
+	text := kind + ": " + x.String()
+	if x.Cure != "" {
+		text += "; " + x.Cure
+	}
+	return text
 }

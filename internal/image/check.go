@@ -12,12 +12,12 @@ import (
 
 // Problem is something about a tree that will go wrong, or may, on a host.
 type Problem struct {
-	Path    string // in the image, without a leading slash; "" for the whole
-	Line    int    // in that file, 0 if it has none
-	Field   string // the setting, "" if none
-	Text    string // what is wrong, lower case, no full stop
-	Cure    string // what to change
-	Warning bool   // it may be meant so
+	Path    string `json:"path,omitempty"`  // in the image, without a leading slash; "" for the whole
+	Line    int    `json:"line,omitempty"`  // in that file, 0 if it has none
+	Field   string `json:"field,omitempty"` // the setting, "" if none
+	Text    string `json:"text"`            // what is wrong, lower case, no full stop
+	Cure    string `json:"cure,omitempty"`  // what to change
+	Warning bool   `json:"warning"`         // it may be meant so
 }
 
 // String is one line: PATH:LINE: Field=: text.
