@@ -143,12 +143,15 @@ func cycleLine(c *deploy.Cycle) string {
 	return b.String()
 }
 
-// trigger names the files that a cycle is for.
+// trigger names the files that a cycle is for: none if it was for no change,
+// an empty list if the change was taken back meanwhile.
 func trigger(paths []string) string {
 	const most = 3
 	switch {
-	case len(paths) == 0:
+	case paths == nil:
 		return "all"
+	case len(paths) == 0:
+		return "as it was before"
 	case len(paths) > most:
 		return fmt.Sprintf("%s and %d more", strings.Join(paths[:most], ", "), len(paths)-most)
 	default:
