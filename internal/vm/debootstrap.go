@@ -108,8 +108,12 @@ func (r recipe) build(ctx context.Context, lock *os.File, mode, format, scratch,
 		return err
 	}
 	if _, err := (tool{args: args, env: []string{"TMPDIR=" + scratch, "LC_ALL=C"}, quiet: 20 * time.Second, lock: lock}).run(ctx); err != nil {
+		err = fmt.Errorf("build Debian %s from packages: %w", r.Suite, err)
+		if ctx.Err() != nil {
+			return err
+		}
 		const cure = "check that apt works on this machine (`apt-get update`); a mirror or a proxy set up for apt is used here too"
-		return hint.Wrap(fmt.Errorf("build Debian %s from packages: %w", r.Suite, err), cure)
+		return hint.Wrap(err, cure)
 	}
 	return nil
 }

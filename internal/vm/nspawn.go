@@ -205,7 +205,7 @@ func (n *Nspawn) answers() (bool, error) {
 		return false, err
 	}
 	if pid == 0 {
-		return false, errors.New("it ended")
+		return false, errors.New("the machine went down")
 	}
 	init := leader(pid)
 	if init == 0 || !listens(init, 22) || fileExists(fmt.Sprintf("/proc/%d/root/run/nologin", init)) {
@@ -297,7 +297,7 @@ func (n *Nspawn) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(n.removeGroups(), n.detachLoops(ctx))
+	return errors.Join(n.removeGroups(), n.removeRuntime(ctx), n.detachLoops(ctx))
 }
 
 // Destroy removes the machine and all that it kept.

@@ -1,8 +1,8 @@
 package vm
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,15 +26,14 @@ func (n *Nspawn) supervisor() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	want := []byte("\x00--machine=" + n.id + "\x00")
+	want := "--machine=" + n.id
 	best := 0
 	for _, e := range names {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || !bytes.HasPrefix(cmdline, []byte("systemd-nspawn\x00")) || !bytes.Contains(cmdline, want) {
+		if args := nspawnArgs(pid); !slices.Contains(args, want) {
 			continue
 		}
 		// Before it becomes init, the child looks the same as its parent. Both
@@ -48,6 +47,17 @@ func (n *Nspawn) supervisor() (int, error) {
 		}
 	}
 	return best, nil
+}
+
+// nspawnArgs returns the arguments of a process that is a systemd-nspawn, nil
+// of any other.
+func nspawnArgs(pid int) []string {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(cmdline), "\x00")
+	if err != nil || filepath.Base(args[0]) != "systemd-nspawn" { // systemd-run makes it a path
+		return nil
+	}
+	return args
 }
 
 func children(pid int) []int {
@@ -64,15 +74,14 @@ func children(pid int) []int {
 // leader returns the pid of the container's init, 0 while there is none.
 func leader(supervisor int) int {
 	for _, pid := range children(supervisor) {
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err == nil && len(cmdline) > 0 && !bytes.HasPrefix(cmdline, []byte("systemd-nspawn\x00")) {
+		if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && len(cmdline) > 0 && nspawnArgs(pid) == nil {
 			return pid
 		}
 	}
 	return 0
 }
 
-// startedAt returns when a process was started (proc_pid_stat(5), field 22).
+// startedAt returns when a process was started.
 func startedAt(pid int) time.Time {
 	st, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
 	if err != nil {
@@ -114,7 +123,7 @@ func (n *Nspawn) launch(ctx context.Context) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // leaves no zombie where this process lives on
-	return waitFor(ctx, 10*time.Second, 5*time.Millisecond, "start systemd-nspawn", func() (bool, error) {
+	return waitFor(ctx, 30*time.Second, 5*time.Millisecond, "start systemd-nspawn", func() (bool, error) {
 		select {
 		case err := <-ended:
 			log, _ := os.ReadFile(n.Console())
@@ -124,4 +133,29 @@ func (n *Nspawn) launch(ctx context.Context) error {
 			return pid != 0, err
 		}
 	})
+}
+
+// removeRuntime removes what a killed systemd-nspawn leaves in /run. Its next
+// start refuses to run while the first is mounted (seen with systemd 257).
+func (n *Nspawn) removeRuntime(ctx context.Context) error {
+	var errs []error
+	for _, kind := range []string{"unix-export", "propagate"} {
+		dir := filepath.Join("/run/systemd/nspawn", kind, n.id)
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			return err
+		}
+		for _, at := range mountsBelow(string(mounts), dir) {
+			if _, err := run(ctx, "umount", "--lazy", at); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		errs = append(errs, ignoreMissing(os.Remove(dir)))
+	}
+	var st syscall.Stat_t
+	if syscall.Stat(n.path("root"), &st) == nil {
+		lock := fmt.Sprintf("/run/systemd/nspawn/locks/inode-%d:%d", st.Dev, st.Ino)
+		errs = append(errs, ignoreMissing(os.Remove(lock)))
+	}
+	return errors.Join(errs...)
 }

@@ -1,12 +1,18 @@
 package vm
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"devbox/internal/hint"
 )
 
 func TestAptSources(t *testing.T) {
@@ -190,5 +196,76 @@ func TestMapsUser(t *testing.T) {
 		if got := mapsUser(table, tt.name, tt.uid); got != tt.want {
 			t.Errorf("%s (%s): %v", tt.name, tt.uid, got)
 		}
+	}
+}
+
+func TestToolError(t *testing.T) {
+	_, err := run(t.Context(), "sh", "-c", "echo out; echo 'why not' >&2\n  exit 3", strings.Repeat("x", 100))
+	want := "run `sh -c echo out; echo 'why not' >&2 exit 3 xxx"
+	if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), "…`: exit status 3\nwhy not") {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("enough"))
+	defer cancel()
+	begin := time.Now()
+	_, err = run(ctx, "sh", "-c", "sleep 60 & wait")
+	if err == nil || err.Error() != "run `sh -c sleep 60 & wait`: enough" || time.Since(begin) > 4*time.Second {
+		t.Errorf("got %v after %s", err, time.Since(begin))
+	}
+	_, err = run(t.Context(), "no-such-program-anywhere")
+	if !errors.Is(err, exec.ErrNotFound) || hint.Of(err) == "" {
+		t.Errorf("got %v, cure %q", err, hint.Of(err))
+	}
+}
+
+// TestLock has the lock outlive its taker in a child that was given it.
+func TestLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "made", "lock")
+	lock, err := takeLock(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := make(chan error, 1)
+	go func() {
+		_, err := tool{args: []string{"sleep", "0.5"}, lock: lock}.run(t.Context())
+		child <- err
+	}()
+	time.Sleep(200 * time.Millisecond)
+	lock.Close()
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	var told []string
+	if _, err := takeLock(short, path, func(s string) { told = append(told, s) }); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while the child runs: %v", err)
+	}
+	if len(told) != 1 {
+		t.Errorf("waiting told %q, want one step", told)
+	}
+	if err := <-child; err != nil {
+		t.Fatal(err)
+	}
+	again, err := takeLock(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Removed with its folder, as by Destroy, while another waits for it.
+	got := make(chan error, 1)
+	go func() {
+		other, err := takeLock(t.Context(), path, nil)
+		if err == nil {
+			err = other.Close()
+		}
+		got <- err
+	}()
+	time.Sleep(100 * time.Millisecond)
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	if !fileExists(path) {
+		t.Error("the waiting one took the lock of a removed file")
 	}
 }

@@ -205,7 +205,7 @@ func (n *Nspawn) copyResolvConf(p Progress) error {
 		return err
 	}
 	if onlyLoopback(text) {
-		p.Step("warning: %s names only this host's own loopback address; names will not resolve inside the machine", source)
+		p.Step("warning: %s names no server beyond this host's own loopback address; names will not resolve inside the machine", source)
 	}
 	root, err := os.OpenRoot(n.path("root"))
 	if err != nil {

@@ -66,6 +66,7 @@ func hostTraces(t *testing.T, spec vm.Spec) []string {
 	for what, args := range map[string][]string{
 		"process": {"ps", "-eo", "pid,args"}, "netns": {"ip", "netns"}, "nft": {"nft", "list", "tables"},
 		"loop": {"losetup", "--list"}, "cgroup": {"find", "/sys/fs/cgroup", "-maxdepth", "4", "-name", "devbox-*"},
+		"runtime": {"find", "/run", "-xdev", "-name", "devbox-*"},
 	} {
 		out, err := exec.Command(args[0], args[1:]...).Output()
 		if err != nil {

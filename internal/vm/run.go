@@ -18,12 +18,16 @@ import (
 // ToolError is an outside program that failed.
 type ToolError struct {
 	Args   []string
-	Err    error // *exec.ExitError, or why it could not be run
-	Output string
+	Err    error  // *exec.ExitError, why it could not be run, or why it was cancelled
+	Output string // its stderr; empty if it was cancelled
 }
 
 func (e *ToolError) Error() string {
-	what := fmt.Sprintf("run `%s`: %v", strings.Join(e.Args, " "), e.Err)
+	command := strings.Join(strings.Fields(strings.Join(e.Args, " ")), " ")
+	if limit := 80; len(command) > limit {
+		command = strings.ToValidUTF8(command[:limit], "") + "…"
+	}
+	what := fmt.Sprintf("run `%s`: %v", command, e.Err)
 	if tail := lastLines(e.Output, 12); tail != "" {
 		what += "\n" + tail
 	}
@@ -68,7 +72,7 @@ func (t tool) run(ctx context.Context) (string, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			return "", &ToolError{Args: t.args, Err: context.Cause(ctx)}
 		}
 		return stdout.String(), &ToolError{Args: t.args, Err: err, Output: stderr.String()}
 	}
