@@ -91,7 +91,7 @@ func startedAt(pid int) time.Time {
 }
 
 // launch starts systemd-nspawn so that it outlives this process and the
-// session, with its output in the console file.
+// login, with its output in the console file.
 func (n *Nspawn) launch(ctx context.Context) error {
 	console, err := os.OpenFile(n.Console(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
