@@ -108,9 +108,13 @@ func recoverApps(ctx context.Context, host *release.Host, args []string, out io.
 	if err != nil {
 		return err
 	}
+	when := release.Online
+	if *boot {
+		when = release.AtBoot
+	}
 	var errs []error
 	for _, name := range names {
-		done, err := host.Recover(ctx, name, *boot)
+		done, err := host.Recover(ctx, name, when)
 		for _, text := range done {
 			fmt.Fprintf(out, "%s: %s\n", name, text)
 		}

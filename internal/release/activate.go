@@ -33,7 +33,7 @@ func (h *Host) Activate(ctx context.Context, req protocol.Activate, event func(p
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
-	if _, err := a.recover(ctx, online); err != nil {
+	if _, err := a.recover(ctx, Online); err != nil {
 		return fmt.Errorf("finish what was interrupted: %w", err)
 	}
 	rep := newReport(event)
@@ -229,7 +229,7 @@ func (act *activation) change(ctx context.Context) error {
 func (act *activation) giveUp(ctx context.Context, j *journal, cause error) error {
 	r := protocol.Result{Outcome: protocol.RolledBack, Serving: act.serving(), Failure: failure(cause)}
 	act.rep.phase("failure")
-	err := act.undo(ctx, j, newReport(nil), online)
+	err := act.undo(ctx, j, newReport(nil), Online)
 	switch {
 	case err != nil && j.From == nil:
 		r.Outcome = protocol.Failed

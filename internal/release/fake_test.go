@@ -286,7 +286,7 @@ func TestWhatFailsIsUndone(t *testing.T) {
 			if _, err := h.Hello(context.Background(), "bowl"); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := h.Recover(context.Background(), "bowl", false); err != nil {
+			if _, err := h.Recover(context.Background(), "bowl", Online); err != nil {
 				t.Fatal(err)
 			}
 			st, err := h.Status(context.Background(), "bowl")

@@ -33,34 +33,9 @@ const lockWait = 3 * time.Second
 // lock takes the app's kernel lock, which ends with the process that holds it
 // and so is never left behind. who is shown to others that want it.
 func (a *app) lock(ctx context.Context, who string, wait time.Duration) (unlock func(), err error) {
-	if err := os.MkdirAll(a.dir(), 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(a.place.lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	f, err := a.openLocked(ctx, time.Now().Add(wait))
 	if err != nil {
 		return nil, err
-	}
-	give := time.Now().Add(wait)
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		if time.Now().After(give) {
-			defer f.Close()
-			return nil, &CodedError{protocol.CodeBusy, hint.Errorf("wait for it to end and try again",
-				"%s is being changed by %s", a.name, holder(f))}
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
 	}
 	// Not synced: it is read only while this process lives.
 	text := fmt.Sprintf("%s (process %d, since %s)\n", who, os.Getpid(), time.Now().Format("15:04:05"))
@@ -72,6 +47,51 @@ func (a *app) lock(ctx context.Context, who string, wait time.Duration) (unlock 
 		return nil, fmt.Errorf("write %s: %w", f.Name(), err)
 	}
 	return func() { f.Close() }, nil
+}
+
+func (a *app) openLocked(ctx context.Context, give time.Time) (*os.File, error) {
+	for {
+		if err := os.MkdirAll(a.dir(), 0o755); err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(a.place.lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && isOpen(f) {
+			return f, nil
+		}
+		busy := errors.Is(err, unix.EWOULDBLOCK)
+		if busy && time.Now().After(give) {
+			defer f.Close()
+			return nil, &CodedError{protocol.CodeBusy, hint.Errorf("wait for it to end and try again",
+				"%s is being changed by %s", a.name, holder(f))}
+		}
+		f.Close()
+		if err != nil && !busy && !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("lock %s: %w", a.place.lock(), err)
+		}
+		if !busy {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// isOpen says whether f is still what its name leads to: [Host.Forget] deletes
+// the lock with the rest of the app.
+func isOpen(f *os.File) bool {
+	is, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(f.Name())
+	return err == nil && os.SameFile(is, named)
 }
 
 func holder(f *os.File) string {

@@ -2,7 +2,10 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"devbox/internal/image"
@@ -13,8 +16,11 @@ import (
 type When int
 
 const (
-	online When = iota // systemd is up: start what should run
-	atBoot             // before the app's units start: put files right, systemd starts them
+	// Online is when systemd is up: what should run is started.
+	Online When = iota
+	// AtBoot is before the app's units start: files are put right, and systemd
+	// starts the units.
+	AtBoot
 )
 
 // verdict is what is to be done about a journal that was found.
@@ -46,18 +52,25 @@ func (h *Host) Hello(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	unlock, err := a.lock(ctx, "a session that is being opened", 0)
-	if err != nil {
+	var coded *CodedError
+	if errors.As(err, &coded) && coded.Code == protocol.CodeBusy {
 		return "", nil
 	}
+	if err != nil {
+		return "", err
+	}
 	defer unlock()
-	return a.recover(context.WithoutCancel(ctx), online)
+	return a.recover(context.WithoutCancel(ctx), Online)
 }
 
 // Recover is Hello and starts what is down, and says each thing that it did.
-func (h *Host) Recover(ctx context.Context, name string, boot bool) ([]string, error) {
+func (h *Host) Recover(ctx context.Context, name string, when When) ([]string, error) {
 	a, err := h.open(name)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(a.dir()); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
 	unlock, err := a.lock(ctx, "devbox-host recover", lockWait)
 	if err != nil {
@@ -65,23 +78,19 @@ func (h *Host) Recover(ctx context.Context, name string, boot bool) ([]string, e
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
-	when := online
-	if boot {
-		when = atBoot
-	}
 	var done []string
 	text, err := a.recover(ctx, when)
 	if text != "" {
 		done = append(done, text)
 	}
-	if err != nil || boot {
+	if err != nil || when == AtBoot {
 		return done, err
 	}
 	st, err := a.readState()
 	if err != nil || st.Current == nil {
 		return done, err
 	}
-	p, err := a.restore(ctx, *st.Current, nil, newReport(nil), online, DownRestart)
+	p, err := a.restore(ctx, *st.Current, nil, newReport(nil), Online, DownRestart)
 	for _, u := range p.Public.Restart {
 		done = append(done, "restarted "+u.Unit+": "+u.Why)
 	}
@@ -143,7 +152,7 @@ func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when
 	if err := a.install(ctx, t, p, rep); err != nil {
 		return err
 	}
-	if when == atBoot {
+	if when == AtBoot {
 		return nil
 	}
 	return a.run(ctx, t, p, rep, stopGrace)
@@ -181,7 +190,7 @@ func (a *app) restore(ctx context.Context, r protocol.Release, before map[string
 		return Plan{}, err
 	}
 	p := makePlan(a.place, t, s, touched(s, before, r.ID), down)
-	if when == online {
+	if when == Online {
 		if err := a.stopHung(ctx, t, &p, s); err != nil {
 			return p, err
 		}

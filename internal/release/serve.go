@@ -97,7 +97,7 @@ func (s *session) serve(ctx context.Context, req protocol.Request) error {
 		st, err := s.host.Status(ctx, s.app)
 		return s.done(protocol.Event{Status: &st}, err)
 	case req.Recover != nil:
-		done, err := s.host.Recover(ctx, s.app, false)
+		done, err := s.host.Recover(ctx, s.app, Online)
 		return s.done(protocol.Event{Recovered: &protocol.Recovered{Done: done}}, err)
 	default:
 		s.quiet()
