@@ -324,6 +324,19 @@ func TestPortInUse(t *testing.T) {
 	if _, err := talk(spec.Ports[0].Client, "hi"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("the other port: %v", err)
 	}
+
+	// One that runs goes on as it is when it cannot be replaced.
+	narrow := spec
+	narrow.Ports = spec.Ports[:1]
+	before := start(t, narrow)
+	if _, err := tryStart(t, spec); !errors.As(err, &inUse) {
+		t.Fatalf("got %v", err)
+	}
+	if after, err := Running(spec.Dir); err != nil || after.Pid != before.Pid {
+		t.Errorf("it was %+v and is %+v, %v", before, after, err)
+	}
+	wantTalk(t, spec.Ports[0].Client, "one")
+
 	ln.Close()
 	start(t, spec)
 	wantTalk(t, spec.Ports[1].Client, "two")

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -54,6 +55,10 @@ func Start(ctx context.Context, spec Spec, exe string, args ...string) (Status, 
 	if err == nil && status.Pid != 0 && status.Spec == digest {
 		return status, nil
 	}
+	// Before the one that works is ended for one that could not take its place.
+	if err := spec.canListen(ctx, status.Ports); err != nil {
+		return Status{}, fmt.Errorf("forward ports: %w", err)
+	}
 	if err := end(ctx, spec.lockFile()); err != nil {
 		return Status{}, err
 	}
@@ -64,6 +69,22 @@ func Start(ctx context.Context, spec Spec, exe string, args ...string) (Status, 
 		return Status{}, fmt.Errorf("forward ports: %w", err)
 	}
 	return Running(spec.Dir)
+}
+
+// canListen opens and closes the ports of s, except those that are open for it
+// already.
+func (s Spec) canListen(ctx context.Context, open []Port) error {
+	for _, p := range s.Ports {
+		if slices.ContainsFunc(open, func(o Port) bool { return o.Client == p.Client }) {
+			continue
+		}
+		ln, err := listen(ctx, p.Client)
+		if err != nil {
+			return err
+		}
+		ln.Close()
+	}
+	return nil
 }
 
 func spawn(ctx context.Context, spec Spec, exe string, args []string) error {
