@@ -11,8 +11,8 @@ import (
 const (
 	exitOK          = 0   // done, or nothing to do
 	exitFailed      = 1   // it did not work; the message says what was and was not done
-	exitBadInput    = 2   // wrong use, or a mistake in devbox.yaml, the image or the cloud-config; nothing was changed
-	exitRolledBack  = 3   // the new release was not kept; the previous one serves
+	exitBadInput    = 2   // wrong use, or a mistake in devbox.yaml, the image or the cloud-config; what runs was not touched
+	exitRolledBack  = 3   // the new release was not kept; the previous one serves, if there was one
 	exitBusy        = 4   // another activation holds the host
 	exitUnknown     = 5   // the connection was lost while the host was at work; the next run finds out
 	exitInterrupted = 130 // Ctrl-C
