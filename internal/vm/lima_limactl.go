@@ -209,16 +209,27 @@ func parseLimaVersion(out string) (limaVersion, error) {
 	return v, nil
 }
 
-// findLimactl is the user's limactl, or else the one that InstallLima built.
+// findLimactl is the user's limactl, or else the one that InstallLima built:
+// where there is none on PATH, or one that is too old.
 func findLimactl(ctx context.Context, cacheDir string) (limactl, error) {
-	path, err := exec.LookPath("limactl")
-	if err != nil {
-		path = filepath.Join(limaToolsDir(cacheDir), "bin", "limactl")
-		if _, err := os.Stat(path); err != nil {
-			return limactl{}, hint.Errorf("run `devbox doctor --fix` to build it, or install Lima (https://lima-vm.io)",
-				"limactl is not installed")
+	built := filepath.Join(limaToolsDir(cacheDir), "bin", "limactl")
+	_, statErr := os.Stat(built)
+	users, err := exec.LookPath("limactl")
+	switch {
+	case err == nil:
+		l, err := openLimactl(ctx, users)
+		if err == nil || statErr != nil {
+			return l, err
 		}
+	case statErr != nil:
+		return limactl{}, hint.Errorf("run `devbox doctor --fix` to build it, or install Lima (https://lima-vm.io)",
+			"limactl is not installed")
 	}
+	return openLimactl(ctx, built)
+}
+
+// openLimactl asks the program at path for its version.
+func openLimactl(ctx context.Context, path string) (limactl, error) {
 	l := limactl{path: path}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

@@ -460,7 +460,10 @@ func TestFindBuiltLimactl(t *testing.T) {
 		t.Errorf("findLimactl() = %+v, %v; want %s of %s", ctl, err, built, LimaVersion)
 	}
 	fakeLimactl(t, "0.23.0")
-	if _, err := findLimactl(t.Context(), cache); err == nil || !strings.Contains(err.Error(), "0.23.0 is too old") {
-		t.Errorf("findLimactl() with an old one on PATH = %v", err)
+	if ctl, err := findLimactl(t.Context(), cache); err != nil || ctl.path != built {
+		t.Errorf("findLimactl() with an old one on PATH = %+v, %v; want %s", ctl, err, built)
+	}
+	if _, err := findLimactl(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "0.23.0 is too old") {
+		t.Errorf("findLimactl() with nothing but an old one = %v", err)
 	}
 }
