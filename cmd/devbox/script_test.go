@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +13,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"devbox/internal/image"
+	"devbox/internal/vm"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -40,8 +45,15 @@ func TestScript(t *testing.T) {
 			env.Setenv("HOME", home)
 			return os.Mkdir(home, 0o755)
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "nspawn" {
+				return false, fmt.Errorf("no such condition: %s", cond)
+			}
+			return vm.NspawnReady() == nil, nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":     exits,
+			"erofs":     isErofs,
 			"json":      isJSON,
 			"interrupt": interrupt,
 			"gone":      gone,
@@ -94,6 +106,30 @@ func isJSON(ts *testscript.TestScript, neg bool, args []string) {
 	for _, want := range args[2:] {
 		if !keys[want] {
 			ts.Fatalf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// isErofs is `erofs FOLDER`: there are images in FOLDER, and each is an erofs
+// file system.
+func isErofs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: erofs FOLDER")
+	}
+	found, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*.raw"))
+	ts.Check(err)
+	if len(found) == 0 {
+		ts.Fatalf("no image in %s", args[0])
+	}
+	for _, name := range found {
+		img, err := image.Open(name)
+		ts.Check(err)
+		ts.Check(img.Close())
+		b, err := os.ReadFile(name)
+		ts.Check(err)
+		const super, magic = 1024, 0xE0F5E1E2 // erofs_fs.h of Linux
+		if len(b) < super+4 || binary.LittleEndian.Uint32(b[super:]) != magic {
+			ts.Fatalf("%s is no erofs", name)
 		}
 	}
 }
