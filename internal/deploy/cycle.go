@@ -54,7 +54,7 @@ func (h *Host) Deliver(ctx context.Context, a *Artifact, mode delta.Mode, c *Cyc
 	result, err := h.Activate(ctx, protocol.Activate{
 		App:      h.project.Config.Name,
 		Digest:   a.Digest.String(),
-		Settings: h.project.settings(),
+		Settings: h.project.settings(h.slow),
 		By:       whoAmI(),
 		Source:   a.Source,
 	}, nil)

@@ -18,6 +18,7 @@ type Host struct {
 	project *Project
 	open    func(context.Context) (*Session, error) // another one over the same connection
 	done    <-chan struct{}                         // closed when the connection has ended
+	slow    bool                                    // its processor is emulated
 }
 
 // Close ends the session and the connection.
@@ -54,7 +55,12 @@ func (p *Project) Connect(ctx context.Context) (*Host, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &Host{conn, s, p, open, conn.Done()}, nil
+	h := &Host{Conn: conn, Session: s, project: p, open: open, done: conn.Done()}
+	if h.slow, err = p.slow(ctx); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
 }
 
 // LogOptions choose what Logs prints.

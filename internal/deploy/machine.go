@@ -46,6 +46,16 @@ func (p *Project) AdminEndpoint(ctx context.Context) (vm.Endpoint, error) {
 	return e, err
 }
 
+// slow tells whether the machine's processor is emulated.
+func (p *Project) slow(ctx context.Context) (bool, error) {
+	m, _, err := p.Machine(ctx)
+	if err != nil {
+		return false, err
+	}
+	st, err := m.Status(ctx)
+	return st.Slow, err
+}
+
 // MachineArch asks the running dev machine for its architecture, as GOARCH
 // names it.
 func (p *Project) MachineArch(ctx context.Context) (string, error) {

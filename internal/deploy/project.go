@@ -42,12 +42,25 @@ func (p *Project) imageDir() string {
 	return filepath.Join(p.Paths.Cache, "apps", p.Config.Name, "images")
 }
 
+// patience is how much longer than on a real processor everything may take on
+// an emulated one. Measured under QEMU's TCG: a start of 0.2 s takes 4 to 8 s.
+const patience = 12
+
 // settings are what devbox.yaml says of a release on the dev machine.
-func (p *Project) settings() protocol.Settings {
+func (p *Project) settings(slow bool) protocol.Settings {
 	c := p.Config
 	return protocol.Settings{
 		Profile: c.Image.Profile,
 		Env:     c.Env,
-		Health:  protocol.Health{URL: c.Health.URL, Command: c.Health.Command, Deadline: time.Duration(c.Health.Deadline)},
+		Health:  protocol.Health{URL: c.Health.URL, Command: c.Health.Command, Deadline: p.deadline(slow)},
 	}
+}
+
+// deadline is how long a release may take to be healthy.
+func (p *Project) deadline(slow bool) time.Duration {
+	d := time.Duration(p.Config.Health.Deadline)
+	if slow {
+		d = min(d*patience, protocol.MaxDeadline)
+	}
+	return d
 }

@@ -217,7 +217,7 @@ func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error
 		s = u.Step("ship and activate %s, %s", a.Version(), ui.Bytes(a.Size))
 	}
 	// An interrupt waits for the end: an activation is never left half-way.
-	limit := time.Duration(p.Config.Health.Deadline) + 5*time.Minute
+	limit := p.deadline(h.slow) + 5*time.Minute
 	dctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
 	defer cancel()
 	err = h.Deliver(dctx, a, delta.Fast, c)

@@ -238,7 +238,7 @@ func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) er
 		return err
 	}
 	// From here on a save or a Ctrl-C waits: an activation is never left half-way.
-	limit := time.Duration(f.project.Config.Health.Deadline) + time.Minute
+	limit := f.project.deadline(f.host.slow) + time.Minute
 	dctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
 	defer cancel()
 	return f.host.Deliver(dctx, a, delta.Fast, c)

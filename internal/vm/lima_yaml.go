@@ -8,6 +8,7 @@ import (
 	"github.com/lima-vm/lima/pkg/limayaml"
 	"github.com/opencontainers/go-digest"
 
+	_ "devbox/internal/homeless" // before limayaml
 	template "devbox/templates/lima"
 )
 
