@@ -161,7 +161,7 @@ func testFailingUp(t *testing.T, p *harness.Project, serves string) {
 			want = 1
 		}
 		if r.Code != want || !strings.Contains(r.Stderr, f.cause) || !strings.Contains(r.Stderr, f.log) {
-			t.Errorf("%s: want exit %d, %q and %q of: %s", f.what, want, f.cause, f.log, r)
+			t.Errorf("%s: want exit %d, %q and %q of: %s\n%s", f.what, want, f.cause, f.log, r, p.Inside(t, "journalctl --no-pager -o short-precise -n 80"))
 		}
 		p.Answers(t, serves)
 		undo()

@@ -75,15 +75,6 @@ func testBadInput(t *testing.T, p *harness.Project) {
 			says: []string{"bowl.service", "/usr/bin/bowl"},
 		},
 		{
-			what: "a unit that the prefix does not match", code: 2,
-			do: func(t *testing.T) {
-				unit := units + "other.service"
-				p.Write(t, unit, "[Service]\nExecStart=/usr/bin/bowl\n")
-				t.Cleanup(func() { os.Remove(filepath.Join(p.Dir, unit)) })
-			},
-			says: []string{"other.service"},
-		},
-		{
 			what: "a port in use", code: 1,
 			do: func(t *testing.T) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")

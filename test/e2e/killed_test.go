@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -16,35 +17,61 @@ import (
 // rounds is how often something is killed; each target has its turn.
 const rounds = 12
 
-// loopUntil runs a command on the machine again and again until it works once,
-// for two seconds at most.
-const loopUntil = "for i in $(seq 200); do %s && exit 0; sleep 0.01; done; exit 1"
-
-// targets are what takes part in a cycle. Each kills it and says whether it was
-// there.
+// targets are what takes part in a cycle. Each gets ready, so that the kill
+// itself needs no time, and returns what kills after delay and says whether it
+// was there.
 var targets = []struct {
 	name string
-	kill func(*testing.T, *harness.Project, *harness.Watch) bool
+	aim  func(*testing.T, *harness.Project, *harness.Watch) func(delay time.Duration) bool
 }{
-	{"devbox watch", func(_ *testing.T, _ *harness.Project, w *harness.Watch) bool { w.Kill(); return true }},
+	{"devbox watch", func(_ *testing.T, _ *harness.Project, w *harness.Watch) func(time.Duration) bool {
+		return func(delay time.Duration) bool {
+			time.Sleep(delay)
+			w.Kill()
+			return true
+		}
+	}},
 	{"devbox-host", inside("pkill -KILL -x devbox-host")},
 	{"the SSH connection", inside("pkill -KILL -u deploy -x sshd-session")},
 	{"portabled", inside("pkill -KILL -x systemd-portabl")},
-	{"the machine", func(t *testing.T, p *harness.Project, _ *harness.Watch) bool {
+	{"the machine", func(t *testing.T, p *harness.Project, _ *harness.Watch) func(time.Duration) bool {
 		detail := p.Status(t).Machine.Detail
 		_, text, _ := strings.Cut(detail, "process ")
 		pid, err := strconv.Atoi(text)
 		if err != nil {
 			t.Fatalf("status does not name the machine's process: %q", detail)
 		}
-		return syscall.Kill(pid, syscall.SIGKILL) == nil
+		return func(delay time.Duration) bool {
+			time.Sleep(delay)
+			return syscall.Kill(pid, syscall.SIGKILL) == nil
+		}
 	}},
 }
 
-func inside(command string) func(*testing.T, *harness.Project, *harness.Watch) bool {
-	script := fmt.Sprintf(loopUntil, command)
-	return func(t *testing.T, p *harness.Project, _ *harness.Watch) bool {
-		return p.Run(t, "ssh", "sudo", "sh", "-c", "'"+script+"'").Code == 0
+// inside logs in and waits there for a line with the delay. What is not there
+// yet gets two seconds to come.
+func inside(command string) func(*testing.T, *harness.Project, *harness.Watch) func(time.Duration) bool {
+	script := fmt.Sprintf("echo ready; read delay; sleep $delay; for i in $(seq 200); do %s && exit 0; sleep 0.01; done; exit 1", command)
+	return func(t *testing.T, p *harness.Project, _ *harness.Watch) func(time.Duration) bool {
+		cmd := p.Command(t.Context(), "ssh", "sudo", "sh", "-c", "'"+script+"'")
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(stdout, make([]byte, len("ready\n"))); err != nil {
+			t.Fatalf("log in: %v", err)
+		}
+		return func(delay time.Duration) bool {
+			fmt.Fprintf(stdin, "%.3f\n", delay.Seconds())
+			return cmd.Wait() == nil
+		}
 	}
 }
 
@@ -64,16 +91,16 @@ func testKilled(t *testing.T, p *harness.Project) {
 		target := targets[n%len(targets)]
 		t.Run(fmt.Sprintf("%d %s", n, target.name), func(t *testing.T) {
 			w := p.Watch(t)
-			mark := fmt.Sprintf("<!-- round %d of %d -->", n, seed)
+			kill := target.aim(t, p, w)
+			mark := fmt.Sprintf("<i>round %d of %d</i>", n, seed) // templates lose comments
 			p.Write(t, page, p.Read(t, page)+mark+"\n")
 			what := "a template"
 			if n%2 == 0 || target.name == "portabled" { // which takes part in no other
 				what = "a unit, too"
 				p.Edit(t, units+"bowl.service", "[Unit]", "[Unit]\n# "+mark)
 			}
-			delay := time.Duration(random.Int64N(int64(1200 * time.Millisecond)))
-			time.Sleep(delay)
-			was := target.kill(t, p, w)
+			delay := time.Duration(random.Int64N(int64(time.Second)))
+			was := kill(delay)
 			t.Logf("%s saved, killed %s after %s: it was there: %t", what, target.name, delay.Round(time.Millisecond), was)
 			time.Sleep(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
 			w.Kill() // what it could still do by itself does not count
@@ -107,10 +134,10 @@ func recovered(t *testing.T, p *harness.Project, mark string) {
 // testWatchGoesOn ends the connection under a watch, which comes back alone.
 func testWatchGoesOn(t *testing.T, p *harness.Project) {
 	w := p.Watch(t)
-	if !inside("pkill -KILL -u deploy -x sshd-session")(t, p, w) {
+	if !inside("pkill -KILL -u deploy -x sshd-session")(t, p, w)(0) {
 		t.Fatal("there was no connection to end")
 	}
-	mark := "<!-- without a connection -->"
+	mark := "<i>without a connection</i>"
 	p.Write(t, page, p.Read(t, page)+mark+"\n")
 	deadline := time.Now().Add(time.Minute)
 	for !strings.Contains(p.Get(t, "/"), mark) {

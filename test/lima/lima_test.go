@@ -37,7 +37,7 @@ func TestLima(t *testing.T) {
 		}
 	})
 	// Time under an emulated processor is not what is tested here.
-	p.Edit(t, "devbox.yaml", "deadline: 10s", "deadline: 3min")
+	p.Edit(t, "devbox.yaml", "deadline: 10s", "deadline: 3m")
 	p.Edit(t, "devbox.yaml", "machine:\n", "machine:\n  driver: lima\n  cpus: 2\n  memory: 1GiB\n  disk: 5GiB\n")
 
 	r := p.Must(t, "up", "--json")
