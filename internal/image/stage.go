@@ -100,7 +100,8 @@ func (s *stager) addDir(dir string) {
 
 // walk adds what is below from on this machine under to in the image.
 func (s *stager) walk(from, to string, mode fs.FileMode) {
-	err := filepath.WalkDir(from, func(file string, d fs.DirEntry, err error) error {
+	// With a slash, a link to the folder is the folder.
+	err := filepath.WalkDir(from+"/", func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			s.fail(unreadable(file, err))
 			if d != nil && d.IsDir() {
