@@ -28,6 +28,16 @@ func (t *tree) outOfWatches() error {
 		inUse, cmp.Or(limit, "an unknown number"), folders, strings.Join(t.largest(3), ", "))
 }
 
+// outOfFiles is for macOS, where each file in a watched folder takes a
+// descriptor. Go has raised the soft limit to the hard one already.
+func (t *tree) outOfFiles(err error) error {
+	folders, files := t.count()
+	return hint.Errorf(
+		"add the largest folders to watch.ignore, or raise the limit: see `ulimit -Hn`, and on macOS `sysctl kern.maxfilesperproc`",
+		"too many files to watch: %w after %d folders with %d files, most of them in %s",
+		err, folders, files, strings.Join(t.largest(3), ", "))
+}
+
 // largest names the folders with the most folders in them, at most two levels
 // deep.
 func (t *tree) largest(n int) []string {

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,8 @@ import (
 
 // fakeNotifier is a kernel that a test controls.
 type fakeNotifier struct {
-	room   int // watches that it has
+	full   syscall.Errno // when there is no room; 0 is ENOSPC
+	room   int           // watches that it has
 	events chan event
 	errs   chan error
 
@@ -32,7 +34,7 @@ func (f *fakeNotifier) Add(dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.watched[dir] && len(f.watched) == f.room {
-		return syscall.ENOSPC
+		return cmp.Or(f.full, syscall.ENOSPC)
 	}
 	f.watched[dir] = true
 	return nil
@@ -97,6 +99,21 @@ func TestOutOfWatches(t *testing.T) {
 		}
 	}
 	if cure := hint.Of(err); !strings.Contains(cure, "watch.ignore") || !strings.Contains(cure, "sudo sysctl fs.inotify.max_user_watches=") {
+		t.Errorf("the cure is %q", cure)
+	}
+}
+
+// On macOS each watched file takes a descriptor.
+func TestOutOfFiles(t *testing.T) {
+	root := t.TempDir()
+	files(t, root, map[string]string{"src/a.go": "1", "web/b.js": "1", "web/deep/c.js": "1"})
+	f := newFake(3)
+	f.full = syscall.EMFILE
+	_, err := startFake(t, root, f)
+	if !errors.Is(err, syscall.EMFILE) || !strings.Contains(err.Error(), "after 3 folders with 2 files, most of them in ") {
+		t.Errorf("got %v", err)
+	}
+	if cure := hint.Of(err); !strings.Contains(cure, "watch.ignore") || !strings.Contains(cure, "kern.maxfilesperproc") {
 		t.Errorf("the cure is %q", cure)
 	}
 }

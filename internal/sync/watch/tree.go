@@ -255,9 +255,12 @@ func (t *tree) enter(ctx context.Context, d *dir, name string, how depth) error 
 // without, to be able to tell where they all went.
 func (t *tree) watch(d *dir) error {
 	err := t.notifier.Add(t.abs(d.path))
-	if errors.Is(err, syscall.ENOSPC) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
 		t.unwanted++
 		return nil
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return t.outOfFiles(err)
 	}
 	return err
 }
