@@ -253,7 +253,7 @@ func FuzzResolve(f *testing.F) {
 	home := f.TempDir()
 	f.Fuzz(func(t *testing.T, text, host string) {
 		if strings.Contains(strings.ToLower(text), "include") {
-			t.Skip() // It would read files of this machine.
+			return // It would read files of this machine.
 		}
 		c := &sshConfig{alias: host, localUser: "me", home: home, values: map[string][]string{}}
 		if validHost(host) != nil || c.parse("config", text, 0) != nil {
