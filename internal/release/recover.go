@@ -138,7 +138,17 @@ func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) 
 	if err != nil {
 		return "", err
 	}
-	p := makePlan(a.place, t, s, nil, DownRestart)
+	var reasons map[string]why
+	if _, err := os.Lstat(a.attached()); err == nil && !s.Linked {
+		// Whoever put another image there may have started services from it.
+		reasons = map[string]why{}
+		for _, u := range t.Units {
+			if u.Type == "service" {
+				reasons[u.Name] = why{true, "another image was in place"}
+			}
+		}
+	}
+	p := makePlan(a.place, t, s, reasons, DownRestart)
 	if !p.Switch && !p.Reload {
 		return "", nil
 	}
