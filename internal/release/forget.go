@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 )
@@ -56,14 +57,14 @@ func (a *app) dismantle(ctx context.Context) error {
 	if err := a.disable(ctx, units); err != nil {
 		return err
 	}
+	var detached error
 	if len(units) > 0 {
-		if err := a.sys.Detach(ctx, a.attached()); err != nil {
-			return err
-		}
+		detached = a.sys.Detach(ctx, a.attached())
 	}
-	// portabled leaves files that it does not know, as after a crash of its own.
+	// portabled gives up at a file that it does not know, as it leaves them
+	// itself when it is killed (seen with systemd 257).
 	if err := a.cleanUnits(ctx, units); err != nil {
-		return err
+		return errors.Join(detached, err)
 	}
 	if err := removeIfThere(a.attached()); err != nil {
 		return err

@@ -46,11 +46,25 @@ func (s *Systemd) Profiles(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// attachTries bounds how often Attach asks again when portabled dies.
+const attachTries = 3
+
 // Attach implements [System]. The copy mode "" copies units and links the
-// profile, as portablectl does.
+// profile, as portablectl does. If portabled dies before it answers, the call is
+// repeated: a forced attach replaces what is there file by file.
 func (s *Systemd) Attach(ctx context.Context, image, prefix, profile string) error {
-	_, err := portabled(ctx, "org.freedesktop.portable1.Manager.AttachImageWithExtensions",
-		image, []string{}, []string{prefix}, profile, "", uint64(portableForce))
+	var err error
+	for range attachTries {
+		_, err = portabled(ctx, "org.freedesktop.portable1.Manager.AttachImageWithExtensions",
+			image, []string{}, []string{prefix}, profile, "", uint64(portableForce))
+		if !isError(err, "org.freedesktop.DBus.Error.NoReply") && !isError(err, "org.freedesktop.DBus.Error.TimedOut") {
+			break
+		}
+		// Having died a few times it would not be started again for a while.
+		if rerr := s.ResetFailed(ctx, "systemd-portabled.service"); rerr != nil {
+			return rerr
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", image, err)
 	}

@@ -178,3 +178,65 @@ func TestRealWedged(t *testing.T) {
 		})
 	}
 }
+
+// portabled dies while it attaches: the release goes in or the one before
+// serves on, and nothing is left half-attached.
+func TestRealPortabledDies(t *testing.T) {
+	m := realMachine(t)
+	const app, port = "rel-portabled", 18092
+	service := "usr/lib/systemd/system/" + app + ".service"
+	m.fresh(t, app)
+	c := m.serve(t, "")
+	c.hello(app)
+	base := standard(app, port)
+	c.deploy(app, build(t, base), protocol.Settings{}, protocol.Committed)
+	for i := range 4 {
+		b := build(t, base.with("usr/share/relapp/page", fmt.Sprintf("page%d", i), service, base.files[service]+fmt.Sprintf("[Unit]\nDescription=%d\n", i)))
+		if a := c.receive(app, b, nil); a.Error != "" {
+			t.Fatalf("%+v", a)
+		}
+		// For two seconds, which is longer than attaching takes.
+		killer := m.command("for i in $(seq 40); do systemctl kill -s KILL systemd-portabled.service 2>/dev/null; sleep 0.0" + fmt.Sprint(i+3) + "; done; true")
+		if err := killer.Start(); err != nil {
+			t.Fatal(err)
+		}
+		a := c.activate(app, b, protocol.Settings{})
+		if err := killer.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if a.Result == nil {
+			t.Fatalf("%+v", a)
+		}
+		t.Logf("%s: %+v", a.Result.Outcome, a.Result.Failure)
+		m.sh(t, m.host+" recover "+app)
+		w := m.serve(t, "").hello(app)
+		if got := m.get(t, port); !strings.Contains(got, " "+w.Current[:12]+" ") {
+			t.Errorf("answers %q, current is %s", got, w.Current[:12])
+		}
+		if st := m.sh(t, m.host+" status --json "+app); strings.Contains(st, `"problem"`) {
+			t.Errorf("status: %s", st)
+		}
+	}
+	c.deploy(app, build(t, base.with("usr/share/relapp/page", "last", service, base.files[service]+"[Unit]\nDescription=last\n")), protocol.Settings{}, protocol.Committed)
+}
+
+func TestRealDiskFull(t *testing.T) {
+	m := realMachine(t)
+	const app = "rel-full"
+	m.fresh(t, app)
+	dir := "/var/lib/devbox/" + app
+	m.sh(t, "mkdir -p "+dir+" && mount -t tmpfs -o size=60m none "+dir)
+	defer m.sh(t, "umount "+dir)
+	base := standard(app, 18093)
+	base.bulk = bulk
+	c := m.serve(t, "")
+	c.hello(app)
+	a := c.receive(app, build(t, base), nil)
+	t.Log(a.Error, "-", a.Hint)
+	if !strings.Contains(a.Error, "not enough space") || !strings.Contains(a.Hint, "free some space") {
+		t.Errorf("%+v", a.Event)
+	}
+	if left := m.sh(t, "ls -A "+dir+"/images"); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}

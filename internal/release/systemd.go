@@ -57,7 +57,7 @@ func dialManager() (*dbus.Conn, error) {
 	}
 	give := time.Now().Add(callTime)
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Millisecond)
 		err := conn.Object("org.freedesktop.systemd1", "/").CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err
 		cancel()
 		if err == nil {
