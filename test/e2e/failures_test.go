@@ -35,11 +35,10 @@ var failures = []failing{
 		outcome: protocol.RolledBack, unit: "bowl.service", cause: "exited with status 1", log: "the reactor is cold",
 	},
 	{
-		what: "hangs before it is ready", file: code, old: `	if err := systemd.Ready(`, new: `	log.Info("waiting for Godot")
+		what: "hangs before it is ready", file: code, old: "	sockets, err := systemd.Inherit()", new: `	log.Info("waiting for Godot")
 	time.Sleep(time.Hour)
-	if err := systemd.Ready(`,
-		// It serves while it waits, so visitors may meet it.
-		outcome: protocol.RolledBack, unit: "bowl.service", cause: "not ready within 4s", log: "waiting for Godot", tried: true,
+	sockets, err := systemd.Inherit()`,
+		outcome: protocol.RolledBack, unit: "bowl.service", cause: "not ready within 4s", log: "waiting for Godot",
 	},
 	{
 		what: "fails its health check", file: "internal/web/web.go", old: "	if err := h.Check(ctx); err != nil {", new: `	if err := errors.Join(h.Check(ctx), errors.New("a headache")); err != nil {`,
