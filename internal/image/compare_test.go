@@ -39,11 +39,47 @@ func TestCompare(t *testing.T) {
 	// An image of one format can follow one of the other.
 	for _, formats := range [][2]Format{{Erofs, Erofs}, {Squashfs, Squashfs}, {Erofs, Squashfs}} {
 		old, new := openImage(t, a, formats[0]), openImage(t, b, formats[1])
-		if got, err := Compare(old, new); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := Compare(old, new, nil); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%v: %v\n got %+v\nwant %+v", formats, err, got, want)
 		}
-		if got, err := Compare(old, openImage(t, a, formats[1])); err != nil || !got.Empty() {
+		if got, err := Compare(old, openImage(t, a, formats[1]), nil); err != nil || !got.Empty() {
 			t.Errorf("%v: the same differ: %+v %v", formats, got, err)
+		}
+	}
+}
+
+// What is known to be equal is not read: neither a whole file nor a part of a
+// big one. What is not known is.
+func TestCompareKnown(t *testing.T) {
+	src := t.TempDir()
+	big := strings.Repeat("0123456789abcdef", 6<<20/16)
+	write(t, src+"/usr/bin/big", big, 0o755)
+	write(t, src+"/etc/small", strings.Repeat("s", 5000), 0o644)
+	stage := func() *Tree {
+		tree, err := Stage(Options{Name: "bowl", Dirs: []string{src}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tree
+	}
+	old := openImage(t, stage(), Erofs)
+	write(t, src+"/usr/bin/big", "X"+big[1:], 0o755)
+	write(t, src+"/etc/small", strings.Repeat("S", 5000), 0o644)
+	new := openImage(t, stage(), Erofs)
+	at := new.tree.lookup("usr/bin/big").extents[0].at
+	for _, x := range []struct {
+		name string
+		same Same
+		want []string
+	}{
+		{"nothing", nil, []string{"etc/small", "usr/bin/big"}},
+		{"everything", func(int64, int64) bool { return true }, nil},
+		{"what is before the big file", func(pos, n int64) bool { return pos+n <= at }, []string{"usr/bin/big"}},
+		{"where the big file differs", func(pos, n int64) bool { return pos == at && n == 1<<20 }, []string{"etc/small"}},
+		{"the rest of the big file", func(pos, n int64) bool { return pos > at }, []string{"etc/small", "usr/bin/big"}},
+	} {
+		if got, err := Compare(old, new, x.same); err != nil || !reflect.DeepEqual(got, Diff{Changed: x.want}) {
+			t.Errorf("%s known: %+v %v", x.name, got, err)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func FuzzOpen(f *testing.F) {
 		if total > 16<<20 {
 			return // a hole or a shared block can claim any size, which takes time but no memory
 		}
-		if d, err := Compare(img, img); err == nil && !d.Empty() {
+		if d, err := Compare(img, img, nil); err == nil && !d.Empty() {
 			t.Errorf("differs from itself: %+v", d)
 		}
 	})

@@ -141,11 +141,21 @@ func (act *activation) compare(next protocol.Release) (map[string]why, image.Dif
 	}
 	diff := none
 	if cur.Digest != next.Digest {
-		if diff, err = image.Compare(old, img); err != nil {
+		if diff, err = image.Compare(old, img, act.sameBytes(cur.Digest, next.Digest)); err != nil {
 			return nil, none, err
 		}
 	}
 	return reasonsOf(image.Affected(was.images(), act.to.images(), diff)), diff, nil
+}
+
+// sameBytes knows from the sums beside two images where they are equal, so that
+// comparing them reads only the blocks that differ.
+func (a *app) sameBytes(old, new string) image.Same {
+	was, is := a.knownSums(short(old)), a.knownSums(short(new))
+	if was == nil || is == nil {
+		return nil
+	}
+	return func(at, n int64) bool { return was.Same(is, at, n) }
 }
 
 func (t target) images() []image.Unit {

@@ -226,3 +226,33 @@ func TestShortSourceFails(t *testing.T) {
 		t.Errorf("error %v, want unexpected EOF", err)
 	}
 }
+
+func TestSumsSame(t *testing.T) {
+	const block = BlockSize
+	old := make([]byte, 3*block+100)
+	new := append(bytes.Clone(old), 0) // its last block is longer
+	new[block+5] = 1
+	sums := func(b []byte) *Sums {
+		s, err := Sum(t.Context(), bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	a, b := sums(old), sums(new)
+	for _, x := range []struct {
+		at, n int64
+		want  bool
+	}{
+		{0, block, true}, {0, block + 1, false}, {block - 1, 1, true}, {block, 1, false}, {2*block - 1, 1, false},
+		{2 * block, block, true}, {2 * block, block + 1, false}, {3 * block, 100, false}, {3 * block, 101, false},
+		{0, 0, true}, {-1, 1, false}, {0, -1, false}, {1 << 62, 1, false}, {1, 1<<63 - 1, false},
+	} {
+		if got := a.Same(b, x.at, x.n); got != x.want {
+			t.Errorf("same at %d, %d bytes: %t", x.at, x.n, got)
+		}
+	}
+	if !a.Same(a, 0, int64(len(old))) {
+		t.Error("an image differs from itself")
+	}
+}

@@ -78,6 +78,20 @@ func (s *Sums) Digest() Digest {
 	return Digest(h.Sum(nil))
 }
 
+// Same reports whether bytes [at, at+n) are equal in the images of s and o: it
+// is so if all blocks are that they lie in, and else not known.
+func (s *Sums) Same(o *Sums, at, n int64) bool {
+	if at < 0 || n < 0 || at > min(s.Size, o.Size)-n {
+		return false
+	}
+	for i := at / BlockSize; i*BlockSize < at+n; i++ {
+		if s.Blocks[i] != o.Blocks[i] {
+			return false
+		}
+	}
+	return true
+}
+
 // MarshalBinary returns the size followed by the hashes.
 func (s *Sums) MarshalBinary() ([]byte, error) {
 	b := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+len(s.Blocks)*sha256.Size), uint64(s.Size))
