@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
@@ -63,8 +64,9 @@ func greet(ctx context.Context, proc peer, app string) (*Session, error) {
 		}
 	})
 	if err != nil {
+		err = s.explain(err) // before close, which would be the reason of the end then
 		proc.close()
-		return nil, fmt.Errorf("greet devbox-host: %w", s.explain(err))
+		return nil, fmt.Errorf("greet devbox-host: %w", err)
 	}
 	return s, nil
 }
@@ -74,6 +76,9 @@ func (s *Session) explain(err error) error {
 	if !errors.Is(err, ErrLost) {
 		return err
 	}
+	// What has hung up ends soon; what does not is not waited for.
+	late := time.AfterFunc(2*time.Second, s.Close)
+	defer late.Stop()
 	var exit *remote.ExitError
 	if werr := s.proc.wait(); errors.As(werr, &exit) {
 		return hint.Wrap(exit, "run `devbox up`: it installs devbox-host and the sudoers line")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +39,9 @@ func fakeHost(t *testing.T, exit error, script ...turn) peer {
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	ended := make(chan struct{})
+	var closed atomic.Bool
 	end := func() error {
+		closed.Store(true)
 		inR.CloseWithError(io.ErrClosedPipe)
 		outW.Close()
 		<-ended
@@ -75,7 +78,13 @@ func fakeHost(t *testing.T, exit error, script ...turn) peer {
 		}
 	}()
 	t.Cleanup(func() { end() })
-	return peer{stdin: inW, stdout: outR, close: end, wait: func() error { <-ended; return exit }}
+	return peer{stdin: inW, stdout: outR, close: end, wait: func() error {
+		<-ended
+		if closed.Load() {
+			return errors.New("closed") // as a remote.Process says
+		}
+		return exit
+	}}
 }
 
 func receive(t *testing.T, in io.Reader, x turn) {
