@@ -85,6 +85,9 @@ func (a *app) askHost(ctx context.Context, p *deploy.Project, r *report) {
 		return
 	}
 	defer h.Close()
+	if h.Welcome.Recovered != "" {
+		a.ui.Say("%s", h.Welcome.Recovered)
+	}
 	s, err := h.Status(ctx, p.Config.Name)
 	if err != nil {
 		r.Problem = err.Error()
