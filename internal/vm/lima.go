@@ -106,19 +106,27 @@ func (l *Lima) status(inst *limaInstance, ctl limactl) Status {
 		return Status{State: Missing}
 	}
 	detail := []string{"limactl " + ctl.version.String()}
+	change := l.drift(inst)
+	told := func() string {
+		detail = append(detail, inst.changed()...)
+		if change != "" {
+			detail = append(detail, change)
+		}
+		return strings.Join(detail, ", ")
+	}
 	switch inst.Status {
 	case limaRunning:
-		s := Status{State: Running, Slow: emulated(inst.DriverPID)}
+		s := Status{State: Running, Slow: emulated(inst.DriverPID), Drift: change}
 		if info, err := os.Stat(filepath.Join(inst.Dir, "ha.pid")); err == nil {
 			s.Since = info.ModTime()
 		}
 		if s.Slow {
 			detail = append(detail, "the processor is emulated, which is slow")
 		}
-		s.Detail = strings.Join(append(detail, inst.changed()...), ", ")
+		s.Detail = told()
 		return s
 	case limaStopped:
-		return Status{State: Stopped, Detail: strings.Join(append(detail, inst.changed()...), ", ")}
+		return Status{State: Stopped, Detail: told(), Drift: change}
 	}
 	return Status{State: Broken, Detail: strings.Join(append([]string{"Lima calls it " + strings.ToLower(inst.Status)}, inst.problems()...), ", ")}
 }
@@ -235,6 +243,9 @@ func (l *Lima) tellChanges(inst *limaInstance, p Progress) {
 	if changed := inst.changed(); changed != nil {
 		p.Step("note: %s changed this machine: %s. it is less like a server",
 			filepath.Join(limaHome(), "_config"), strings.Join(changed, ", "))
+	}
+	if change := l.drift(inst); change != "" {
+		p.Step("note: %s", change)
 	}
 }
 

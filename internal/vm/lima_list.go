@@ -20,6 +20,9 @@ type limaInstance struct {
 	SSHConfigFile string `json:"sshConfigFile"`
 	HostAgentPID  int    `json:"hostAgentPID"`
 	DriverPID     int    `json:"driverPID"`
+	CPUs          int    `json:"cpus"`
+	Memory        int64  `json:"memory"` // bytes
+	Disk          int64  `json:"disk"`   // bytes
 	Protected     bool   `json:"protected"`
 	LimaVersion   string `json:"limaVersion"`
 

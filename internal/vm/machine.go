@@ -37,6 +37,9 @@ type Status struct {
 	State State `json:"state"`
 	// Detail is one line for a person: why it is broken, how it runs.
 	Detail string `json:"detail,omitempty"`
+	// Drift is in what the machine is not what Spec asks for, and what brings
+	// it there; Detail says it too. "" if in nothing that can be told.
+	Drift string `json:"drift,omitempty"`
 	// Since is when the running machine was started, zero if not known.
 	Since time.Time `json:"since,omitzero"`
 	// Slow says that the processor is emulated (QEMU without KVM).

@@ -72,9 +72,14 @@ func (n *Nspawn) Status(ctx context.Context) (Status, error) {
 	whole := fileExists(n.path("root"))
 	switch {
 	case pid != 0 && whole:
-		return Status{
+		st := Status{
 			State: Running, Detail: fmt.Sprintf("systemd-nspawn, process %d", pid), Since: startedAt(pid), NetNS: n.id, Link: n.link,
-		}, nil
+			Drift: n.drift(),
+		}
+		if st.Drift != "" {
+			st.Detail += ", " + st.Drift
+		}
+		return st, nil
 	case pid != 0:
 		return Status{State: Broken, Detail: "it runs, but its files are gone"}, nil
 	case len(n.processes()) > 0:
@@ -165,6 +170,9 @@ func (n *Nspawn) startLocked(ctx context.Context, p Progress) error {
 		return err
 	}
 	if st.State == Running {
+		if st.Drift != "" {
+			p.Step("note: %s", st.Drift)
+		}
 		pid, err := n.supervisor()
 		if err != nil {
 			return err

@@ -90,8 +90,10 @@ func hostTraces(t *testing.T, spec vm.Spec) []string {
 func TestNspawnTwo(t *testing.T) {
 	ctx := t.Context()
 	var machines []vm.Machine
+	var specs []vm.Spec
 	for _, name := range []string{"one", "two"} {
-		machine, _ := newNspawn(t, name)
+		machine, spec := newNspawn(t, name)
+		specs = append(specs, spec)
 		m := machine()
 		t.Cleanup(func() {
 			if err := m.Destroy(context.Background()); err != nil {
@@ -121,6 +123,20 @@ func TestNspawnTwo(t *testing.T) {
 	}
 	if a, b := ssh(one, "hostname; cat /etc/machine-id"), ssh(two, "hostname; cat /etc/machine-id"); a == b || !strings.HasPrefix(a, "one\n") {
 		t.Errorf("they are not two: %q, %q", a, b)
+	}
+	// More memory asked for than the running machine was given.
+	if st, err := one.Status(ctx); err != nil || st.Drift != "" {
+		t.Errorf("as asked for: %+v, %v", st, err)
+	}
+	more := specs[0]
+	more.MemoryBytes += 256 << 20
+	m, err := vm.NewNspawn(more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const drift = "machine.memory asks for 768 MiB, it has 512 MiB: in effect after `devbox down && devbox up`"
+	if st, err := m.Status(ctx); err != nil || st.Drift != drift || !strings.Contains(st.Detail, drift) {
+		t.Errorf("with more asked for: %+v, %v", st, err)
 	}
 	if err := one.Kill(ctx); err != nil {
 		t.Fatal(err)
