@@ -37,14 +37,11 @@ func (a *app) lock(ctx context.Context, who string, wait time.Duration) (unlock 
 	if err != nil {
 		return nil, err
 	}
-	// Not synced: it is read only while this process lives.
+	// Not synced: it is read only while this process lives. On a full disk the
+	// lock holds all the same, without a name.
 	text := fmt.Sprintf("%s (process %d, since %s)\n", who, os.Getpid(), time.Now().Format("15:04:05"))
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(text), 0)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("write %s: %w", f.Name(), err)
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt([]byte(text), 0)
 	}
 	return func() { f.Close() }, nil
 }
