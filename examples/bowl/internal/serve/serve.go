@@ -3,7 +3,8 @@
 // systemd keeps the listening socket, so no connection is refused while the app restarts. What is left is a race inside
 // kept-alive connections: a server that closes an idle one may do so just as the client sends its next request, and the
 // client sees a reset. So a stopping server first lets busy connections come to their end by themselves (each answer
-// says "Connection: close"), and closes only those that were quiet for a while.
+// says "Connection: close"), and closes only those that were quiet for a while. A new connection gets longer: its client
+// would not repeat the request, which may come slowly, as through a tunnel.
 package serve
 
 import (
@@ -17,12 +18,13 @@ import (
 	"time"
 )
 
-// Times of a stop. A connection that was quiet for quietAfter is taken for idle. The whole is far below the units'
-// TimeoutStopSec=.
+// Times of a stop. A connection that was quiet for quietAfter is taken for idle, one that never sent a request for
+// unused after unusedAfter. The whole is far below the units' TimeoutStopSec=.
 const (
-	quietAfter = 50 * time.Millisecond
-	settleFor  = 500 * time.Millisecond
-	finishIn   = 5 * time.Second
+	quietAfter  = 50 * time.Millisecond
+	unusedAfter = 400 * time.Millisecond
+	settleFor   = 500 * time.Millisecond
+	finishIn    = 5 * time.Second
 )
 
 // Server serves until it is told to stop.
@@ -106,7 +108,11 @@ func (s *Server) busy(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.conns {
-		if c.state == http.StateActive || now.Sub(c.since) < quietAfter {
+		quiet := quietAfter
+		if c.state == http.StateNew {
+			quiet = unusedAfter
+		}
+		if c.state == http.StateActive || now.Sub(c.since) < quiet {
 			return true
 		}
 	}

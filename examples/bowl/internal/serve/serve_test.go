@@ -151,6 +151,35 @@ func TestStopWaitsForARequest(t *testing.T) {
 }
 
 // Browsers open connections ahead and send nothing. http.Server.Shutdown waits five seconds for each.
+// A client whose connection was taken just before the stop, and whose request is slow to come, is answered.
+func TestStopWaitsForTheFirstRequest(t *testing.T) {
+	l := hold(t).listener(t)
+	stop := start(t, l, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") })
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	time.Sleep(20 * time.Millisecond) // until it is accepted
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	time.Sleep(3 * quietAfter)
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if !answer.Close {
+		t.Error("the answer does not say that it is the last one")
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnusedConnectionsDoNotHoldTheStop(t *testing.T) {
 	socket := hold(t)
 	stop := start(t, socket.listener(t), func(http.ResponseWriter, *http.Request) {})
