@@ -121,9 +121,36 @@ func (c *Conn) keepAlive(interval time.Duration, tries int) {
 	}
 }
 
+// refusedFor is how long a refused session is asked for again. sshd counts a
+// session that has ended until it has seen to all that came in with its end:
+// one that follows at once may be one too many.
+const refusedFor = 2 * time.Second
+
 // session opens a session when there is a place for it. The place is given
 // back by release.
 func (c *Conn) session(ctx context.Context) (*ssh.Session, error) {
+	begin := time.Now()
+	for pause := 5 * time.Millisecond; ; pause *= 2 {
+		s, err := c.openSession(ctx)
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) {
+			return s, err
+		}
+		if time.Since(begin) > refusedFor {
+			return nil, hint.Wrap(err,
+				"the server allows too few sessions per connection: raise MaxSessions in its sshd_config to 10, the default")
+		}
+		select {
+		case <-time.After(pause):
+		case <-c.done:
+			return nil, c.Err()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("open a session on %s: %w", c.hop.Alias, context.Cause(ctx))
+		}
+	}
+}
+
+func (c *Conn) openSession(ctx context.Context) (*ssh.Session, error) {
 	select {
 	case c.places <- struct{}{}:
 	case <-c.done:
@@ -159,12 +186,10 @@ func (c *Conn) session(ctx context.Context) (*ssh.Session, error) {
 		return r.session, nil
 	}
 	c.release()
-	var refused *ssh.OpenChannelError
-	if errors.As(r.err, &refused) {
-		return nil, hint.Wrap(fmt.Errorf("open a session on %s: %w", c.hop.Alias, r.err),
-			"the server allows too few sessions per connection: raise MaxSessions in its sshd_config to 10, the default")
+	if refused := new(ssh.OpenChannelError); !errors.As(r.err, &refused) {
+		r.err = c.lost(r.err)
 	}
-	return nil, fmt.Errorf("open a session on %s: %w", c.hop.Alias, c.lost(r.err))
+	return nil, fmt.Errorf("open a session on %s: %w", c.hop.Alias, r.err)
 }
 
 func (c *Conn) release() { <-c.places }

@@ -22,6 +22,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"devbox/internal/hint"
 	"devbox/internal/remote/sshtest"
 )
 
@@ -233,6 +236,23 @@ func TestCancel(t *testing.T) {
 	// The connection is as good as before.
 	if _, err := c.Output(within(t, 10*time.Second), "true"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestServerRefusesSessions(t *testing.T) {
+	// It comes to an end by itself where sessions end.
+	c := dial(t, sshtest.Start(t, "MaxSessions 1"), Options{})
+	var all errgroup.Group
+	for range 4 {
+		all.Go(func() error { return c.Run(t.Context(), Command{Args: []string{"true"}}) })
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	c = dial(t, sshtest.Start(t, "MaxSessions 0"), Options{})
+	err := c.Run(t.Context(), Command{Args: []string{"true"}})
+	if err == nil || !strings.Contains(err.Error(), "open a session on 127.0.0.1") || !strings.Contains(hint.Of(err), "raise MaxSessions") {
+		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
 }
 

@@ -64,6 +64,9 @@ func Start(t testing.TB, lines ...string) *Server {
 		"AuthorizedKeysFile " + s.path("authorized_keys"), "PidFile none", "StrictModes no", "UsePAM no",
 		"PermitRootLogin yes", "PasswordAuthentication no", "KbdInteractiveAuthentication no",
 		"AllowStreamLocalForwarding yes",
+		// No start-up file of this user's shell: it may be slow, and Stop would
+		// kill what it runs.
+		"SetEnv HOME=" + s.Dir,
 	}
 	s.write("sshd_config", strings.Join(append(lines, config...), "\n")+"\n")
 	t.Cleanup(s.Stop)
