@@ -35,6 +35,21 @@ func BenchmarkPackErofs(b *testing.B) {
 	}
 }
 
+// Over the image of the same tree but for a small file.
+func BenchmarkRepackErofs(b *testing.B) {
+	tree := benchTree(b)
+	dst := filepath.Join(b.TempDir(), "a.raw")
+	if _, err := Pack(b.Context(), tree, Erofs, dst); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		tree.lookup("etc/litestream.yml").Mode ^= 0o1
+		if _, err := Repack(b.Context(), tree, dst); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkPackLibrary(b *testing.B) {
 	tree := benchTree(b)
 	dst := filepath.Join(b.TempDir(), "a.raw")

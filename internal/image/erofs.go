@@ -301,7 +301,7 @@ func (n *erofsNode) inode(number int) []byte {
 }
 
 // writeHead writes all but the big files.
-func (l *erofsLayout) writeHead(ctx context.Context, w *bufio.Writer) error {
+func (l *erofsLayout) writeHead(ctx context.Context, w io.Writer) error {
 	out := &counter{w: w}
 	if _, err := out.Write(l.superBlock()); err != nil {
 		return err

@@ -28,6 +28,7 @@ type Packed struct {
 	Format Format
 	Size   int64 // bytes, a multiple of BlockSize
 	Files  int   // entries of the tree
+	Kept   Same  // what of an image that was there stayed as it was; nil from Pack
 }
 
 // Pack writes tree as an image at dst. The same tree gives the same bytes. It

@@ -110,6 +110,13 @@ func (p *Plan) comparePages(ctx context.Context) (*pageTable, error) {
 		base:  make([]uint64, blocks*pagesPerBlock),
 	}
 	err := eachBlock(ctx, blocks, 2, func(i int, bufs [][]byte) error {
+		if !known && p.kept(i) {
+			p.Sums.Blocks[i] = p.base.Sums.Blocks[i]
+			for k := int64(0); k*pageSize < p.image.length(i); k++ {
+				t.same[int64(i)*pagesPerBlock+k] = true
+			}
+			return nil
+		}
 		now, err := p.image.block(bufs[0], i)
 		if err != nil {
 			return err
@@ -137,6 +144,13 @@ func (p *Plan) comparePages(ctx context.Context) (*pageTable, error) {
 		return nil
 	})
 	return t, err
+}
+
+// kept says whether block i is known to be the base's, of which the sums are
+// known.
+func (p *Plan) kept(i int) bool {
+	n := p.image.length(i)
+	return n > 0 && n == p.base.length(i) && p.base.Sums != nil && p.image.Kept != nil && p.image.Kept(int64(i)*BlockSize, n)
 }
 
 // hashKept adds the hashes of the pages that stayed in place.

@@ -256,3 +256,51 @@ func TestSumsSame(t *testing.T) {
 		t.Error("an image differs from itself")
 	}
 }
+
+// What is known to be kept is not read, and the plan is the one that reading
+// would have made.
+func TestCompareKept(t *testing.T) {
+	old := randomBytes(rand.New(rand.NewPCG(1, 2)), 3*BlockSize+5000)
+	new := bytes.Clone(old)
+	new[BlockSize+7]++
+	sums, err := Sum(t.Context(), bytes.NewReader(old), int64(len(old)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := source(old)
+	base.Sums = sums
+	want, err := Compare(t.Context(), base, source(new))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := func(at, n int64) bool { return at+n <= BlockSize || at >= 2*BlockSize }
+	got, err := Compare(t.Context(), &Source{ReaderAt: unreadable{old, kept}, Size: base.Size, Sums: sums},
+		&Source{ReaderAt: unreadable{new, kept}, Size: int64(len(new)), Kept: kept})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Sums.Digest() != want.Sums.Digest() || got.Literal != want.Literal || got.Copied != want.Copied {
+		t.Errorf("got %d literal, %d copied; want %d, %d", got.Literal, got.Copied, want.Literal, want.Copied)
+	}
+	// A block that one side has less of cannot be the other's.
+	short := source(old[:3*BlockSize+100])
+	short.Sums = sums
+	long := source(new)
+	long.Kept = func(int64, int64) bool { return true }
+	if p, err := Compare(t.Context(), short, long); err != nil || p.Literal == 0 {
+		t.Errorf("a longer last block is kept: %+v, %v", p, err)
+	}
+}
+
+// unreadable fails where it need not be read.
+type unreadable struct {
+	data []byte
+	not  func(at, n int64) bool
+}
+
+func (u unreadable) ReadAt(b []byte, at int64) (int, error) {
+	if u.not(at, int64(len(b))) {
+		return 0, fmt.Errorf("%d bytes at %d were read", len(b), at)
+	}
+	return bytes.NewReader(u.data).ReadAt(b, at)
+}

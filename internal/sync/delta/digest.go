@@ -123,6 +123,10 @@ type Source struct {
 	io.ReaderAt
 	Size int64
 	Sums *Sums // nil if not known
+	// Kept reports of bytes [at, at+n) of an image to compare with a base
+	// whether they are known to be the base's at the same place: they are not
+	// read then. It may be nil.
+	Kept func(at, n int64) bool
 }
 
 // FileSource is f as it is now, without sums.
@@ -137,12 +141,16 @@ func FileSource(f *os.File) (*Source, error) {
 // block reads block i into buf, which has BlockSize bytes. Past the end it
 // returns an empty slice.
 func (s *Source) block(buf []byte, i int) ([]byte, error) {
-	off := int64(i) * BlockSize
-	if off >= s.Size {
+	buf = buf[:s.length(i)]
+	if len(buf) == 0 {
 		return nil, nil
 	}
-	buf = buf[:min(BlockSize, s.Size-off)]
-	return buf, readFullAt(s.ReaderAt, buf, off)
+	return buf, readFullAt(s.ReaderAt, buf, int64(i)*BlockSize)
+}
+
+// length is how many bytes block i has: 0 behind the end.
+func (s *Source) length(i int) int64 {
+	return max(0, min(BlockSize, s.Size-int64(i)*BlockSize))
 }
 
 // readFullAt fills buf or fails: a short file is an error, not the end.
