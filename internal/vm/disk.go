@@ -2,12 +2,9 @@ package vm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -167,7 +164,7 @@ func (r recipe) buildDisk(ctx context.Context, lock *os.File, dir string, p Prog
 	if err := errors.Join(os.Remove(raw), os.RemoveAll(filepath.Join(dir, "scratch"))); err != nil {
 		return err
 	}
-	digest, err := sha256File(image)
+	digest, err := fileDigest(image, "sha256:")
 	if err != nil {
 		return err
 	}
@@ -186,19 +183,6 @@ func (r recipe) buildDisk(ctx context.Context, lock *os.File, dir string, p Prog
 	return os.WriteFile(filepath.Join(dir, "disk.json"), append(text, '\n'), 0o644)
 }
 
-func sha256File(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read %s: %w", name, err)
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
-}
-
 // canBuildDisk says what keeps this user from building one.
 func canBuildDisk(want, goos, goarch string) error {
 	const elsewhere = "set machine.base to a Debian 13 cloud image and its digest"
@@ -208,14 +192,8 @@ func canBuildDisk(want, goos, goarch string) error {
 	if want != goarch {
 		return hint.Errorf(elsewhere, "a base disk for %s cannot be built on %s", want, goarch)
 	}
-	tools := map[string]string{"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
-	if os.Geteuid() != 0 {
-		tools["newuidmap"] = "uidmap"
-	}
-	for tool, pkg := range tools {
-		if _, err := lookTool(tool); err != nil {
-			return hint.Errorf("run `devbox doctor --fix`, or `apt-get install "+pkg+"`", "building a base disk needs %s, not installed here", tool)
-		}
+	if err := notInstalled("building a base disk needs", lacking(diskNeeds(os.Geteuid()), installed)); err != nil {
+		return err
 	}
 	if os.Geteuid() == 0 {
 		return nil

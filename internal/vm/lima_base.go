@@ -243,7 +243,7 @@ func fileDigest(path, like string) (string, error) {
 		h = sha512.New()
 	}
 	if _, err := io.Copy(h, f); err != nil {
-		return "", err
+		return "", fmt.Errorf("read %s: %w", path, err)
 	}
 	return algorithm + ":" + hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -2,8 +2,6 @@ package vm
 
 import (
 	"context"
-	"fmt"
-	"os/exec"
 	"runtime"
 
 	"devbox/internal/hint"
@@ -38,23 +36,5 @@ func LimaReady(ctx context.Context, spec Spec) error {
 
 // limaTools says which of the programs that Lima calls are missing.
 func limaTools(goos, goarch string) error {
-	tools := map[string]string{"ssh": "openssh-client", "ssh-keygen": "openssh-client"}
-	if goos == "linux" {
-		qemu, err := qemuName(goarch)
-		if err != nil {
-			return err
-		}
-		tools["qemu-img"] = "qemu-utils"
-		tools[qemu] = map[string]string{"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}[goarch]
-	}
-	for _, tool := range []string{"ssh", "ssh-keygen", "qemu-img", "qemu-system-x86_64", "qemu-system-aarch64"} {
-		if tools[tool] == "" {
-			continue
-		}
-		if _, err := exec.LookPath(tool); err != nil {
-			return hint.Errorf(fmt.Sprintf("run `devbox doctor --fix`, or install the package %s", tools[tool]),
-				"Lima needs %s, which is not installed", tool)
-		}
-	}
-	return nil
+	return notInstalled("Lima needs", lacking(limaNeeds(goos, goarch), installed))
 }

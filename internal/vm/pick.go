@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
 	"devbox/internal/hint"
 )
@@ -78,14 +77,7 @@ func neither(f Facts) error {
 // NspawnReady says what keeps systemd-nspawn from running machines here, nil
 // for nothing.
 func NspawnReady() error {
-	return nspawnReady(runtime.GOOS, os.Geteuid(), func(name string) bool { _, err := lookTool(name); return err == nil })
-}
-
-// nspawnTools are the programs that the nspawn driver calls, with Debian's
-// packages of them.
-var nspawnTools = []struct{ tool, pkg string }{
-	{"systemd-nspawn", "systemd-container"}, {"mmdebstrap", "mmdebstrap"}, {"ip", "iproute2"}, {"nft", "nftables"},
-	{"tar", "tar"}, {"losetup", "mount"},
+	return nspawnReady(runtime.GOOS, os.Geteuid(), installed)
 }
 
 func nspawnReady(goos string, uid int, has func(tool string) bool) error {
@@ -95,17 +87,7 @@ func nspawnReady(goos string, uid int, has func(tool string) bool) error {
 	if uid != 0 {
 		return hint.Errorf("run devbox as root, or use `driver: lima`", "systemd-nspawn needs root")
 	}
-	var missing, packages []string
-	for _, t := range nspawnTools {
-		if !has(t.tool) {
-			missing, packages = append(missing, t.tool), append(packages, t.pkg)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	return hint.Errorf("run `devbox doctor --fix`, or `apt-get install "+strings.Join(packages, " ")+"`",
-		"systemd-nspawn machines need %s, not installed here", strings.Join(missing, ", "))
+	return notInstalled("systemd-nspawn machines need", lacking(nspawnNeeds, has))
 }
 
 // Open picks a driver and returns the machine of that driver, with why.

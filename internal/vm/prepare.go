@@ -12,42 +12,86 @@ import (
 	"devbox/internal/hint"
 )
 
-// MissingPackages are the Debian packages that a driver still needs here,
-// those of the base image's builder included. None are known for macOS.
-func MissingPackages(driver string) []string {
-	if runtime.GOOS != "linux" {
+// need is a program that a driver calls, and Debian's package of it.
+type need struct{ tool, pkg string }
+
+var nspawnNeeds = []need{
+	{"systemd-nspawn", "systemd-container"}, {"mmdebstrap", "mmdebstrap"}, {"ip", "iproute2"}, {"nft", "nftables"},
+	{"tar", "tar"}, {"losetup", "mount"},
+}
+
+// limaNeeds are the programs that limactl calls.
+func limaNeeds(goos, goarch string) []need {
+	all := []need{{"ssh", "openssh-client"}, {"ssh-keygen", "openssh-client"}}
+	if goos != "linux" {
+		return all // macOS brings its own hypervisor
+	}
+	all = append(all, need{"qemu-img", "qemu-utils"})
+	switch goarch {
+	case "amd64":
+		all = append(all, need{"qemu-system-x86_64", "qemu-system-x86"})
+	case "arm64":
+		all = append(all, need{"qemu-system-aarch64", "qemu-system-arm"})
+	}
+	return all
+}
+
+// diskNeeds are what building a base disk takes, where the pinned image cannot
+// be fetched.
+func diskNeeds(uid int) []need {
+	all := []need{{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"qemu-img", "qemu-utils"}}
+	if uid != 0 {
+		all = append(all, need{"newuidmap", "uidmap"})
+	}
+	return all
+}
+
+func installed(tool string) bool {
+	_, err := lookTool(tool)
+	return err == nil
+}
+
+// lacking are those of needs that this computer does not have.
+func lacking(needs []need, has func(tool string) bool) []need {
+	return slices.DeleteFunc(slices.Clone(needs), func(n need) bool { return has(n.tool) })
+}
+
+func packagesOf(needs []need) []string {
+	var all []string
+	for _, n := range needs {
+		if !slices.Contains(all, n.pkg) {
+			all = append(all, n.pkg)
+		}
+	}
+	return all
+}
+
+// notInstalled is the error for what is lacking, nil for nothing. who is what
+// needs it, as in "Lima needs".
+func notInstalled(who string, lacking []need) error {
+	if len(lacking) == 0 {
 		return nil
 	}
-	var missing []string
-	need := func(tool, pkg string) {
-		if _, err := lookTool(tool); err != nil && !slices.Contains(missing, pkg) {
-			missing = append(missing, pkg)
-		}
+	var tools []string
+	for _, n := range lacking {
+		tools = append(tools, n.tool)
 	}
-	if driver == DriverNspawn {
-		for _, t := range nspawnTools {
-			need(t.tool, t.pkg)
-		}
-		return missing
-	}
-	qemu := map[string][2]string{
-		"amd64": {"qemu-system-x86_64", "qemu-system-x86"},
-		"arm64": {"qemu-system-aarch64", "qemu-system-arm"},
-	}[runtime.GOARCH]
-	need(qemu[0], qemu[1])
-	need("qemu-img", "qemu-utils")
-	need("ssh", "openssh-client")
-	need("mmdebstrap", "mmdebstrap") // builds the base image where the pinned one cannot be fetched
-	need("newuidmap", "uidmap")      // lets it do so without root
-	return missing
+	return hint.Errorf("run `devbox doctor --fix`, or `apt-get install "+strings.Join(packagesOf(lacking), " ")+"`",
+		"%s %s, not installed here", who, strings.Join(tools, ", "))
 }
 
 // Prepare installs what a driver needs: Debian's packages, as root or through
 // sudo without a password, and limactl, built from its Go module where there
 // is none. It does nothing where nothing is missing.
 func Prepare(ctx context.Context, driver string, spec Spec, p Progress) error {
-	if err := installPackages(ctx, MissingPackages(driver), p); err != nil {
-		return err
+	needs := nspawnNeeds
+	if driver == DriverLima {
+		needs = append(limaNeeds(runtime.GOOS, runtime.GOARCH), diskNeeds(os.Geteuid())...)
+	}
+	if runtime.GOOS == "linux" {
+		if err := installPackages(ctx, os.Geteuid(), packagesOf(lacking(needs, installed)), p); err != nil {
+			return err
+		}
 	}
 	if driver != DriverLima {
 		return nil
@@ -55,37 +99,44 @@ func Prepare(ctx context.Context, driver string, spec Spec, p Progress) error {
 	if _, err := findLimactl(ctx, spec.CacheDir); err == nil {
 		return nil
 	}
-	p.Step("build limactl %s from its Go module", LimaVersion)
 	_, err := InstallLima(ctx, spec.CacheDir, p)
 	return err
 }
 
-func installPackages(ctx context.Context, packages []string, p Progress) error {
+func installPackages(ctx context.Context, uid int, packages []string, p Progress) error {
 	if len(packages) == 0 {
 		return nil
 	}
 	list := strings.Join(packages, " ")
-	var root []string
-	if os.Geteuid() != 0 {
-		root = []string{"sudo", "-n"}
-		if err := exec.CommandContext(ctx, "sudo", "-n", "true").Run(); err != nil {
-			return hint.Errorf(fmt.Sprintf("run as root: apt-get update && apt-get install -y %s", list),
-				"install %s: this needs root, and sudo does not work without a password", list)
-		}
-	}
-	if _, err := lookTool("apt-get"); err != nil {
+	if !installed("apt-get") {
 		return hint.Errorf("install what these Debian packages hold with your system's package manager: "+list,
 			"install %s: there is no apt-get here", list)
 	}
-	for _, args := range [][]string{
-		{"apt-get", "update", "-qq"},
-		slices.Concat([]string{"apt-get", "install", "-y", "-qq", "--no-install-recommends"}, packages),
-	} {
-		p.Step("%s", strings.Join(args, " "))
-		t := tool{args: append(slices.Clone(root), args...), env: []string{"DEBIAN_FRONTEND=noninteractive"}}
-		if _, err := t.run(ctx); err != nil {
-			return fmt.Errorf("install %s: %w", list, err)
+	if uid != 0 && exec.CommandContext(ctx, "sudo", "-n", "true").Run() != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("install %s: %w", list, context.Cause(ctx))
+		}
+		return hint.Errorf("run as root: apt-get update && apt-get install -y "+list,
+			"install %s: this needs root, and sudo does not work without a password", list)
+	}
+	for _, args := range aptCommands(uid, packages) {
+		p.Step("%s", strings.Join(args[slices.Index(args, "apt-get"):], " "))
+		if _, err := run(ctx, args...); err != nil {
+			return hint.Wrap(fmt.Errorf("install %s: %w", list, err), "see that `apt-get update` works and that there is room on the disk")
 		}
 	}
 	return nil
+}
+
+// aptCommands read the package lists and install packages, without questions
+// and behind whoever holds dpkg's lock, such as unattended-upgrades.
+func aptCommands(uid int, packages []string) [][]string {
+	apt := []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"}
+	if uid != 0 {
+		apt = append([]string{"sudo", "-n"}, apt...) // it drops our environment
+	}
+	return [][]string{
+		slices.Concat(apt, []string{"update"}),
+		slices.Concat(apt, []string{"install", "-y", "--no-install-recommends"}, packages),
+	}
 }

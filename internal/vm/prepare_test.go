@@ -1,0 +1,108 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"devbox/internal/hint"
+)
+
+func TestNeeds(t *testing.T) {
+	none := func(string) bool { return false }
+	for _, tt := range []struct {
+		name  string
+		needs []need
+		has   func(string) bool
+		want  []string
+	}{
+		{"lima on amd64", limaNeeds("linux", "amd64"), none, []string{"openssh-client", "qemu-utils", "qemu-system-x86"}},
+		{"lima on arm64", limaNeeds("linux", "arm64"), none, []string{"openssh-client", "qemu-utils", "qemu-system-arm"}},
+		{"lima on macOS", limaNeeds("darwin", "arm64"), none, []string{"openssh-client"}},
+		{"a disk as a user", diskNeeds(1000), none, []string{"mmdebstrap", "e2fsprogs", "qemu-utils", "uidmap"}},
+		{"a disk as root", diskNeeds(0), none, []string{"mmdebstrap", "e2fsprogs", "qemu-utils"}},
+		{"half of it", nspawnNeeds, func(tool string) bool { return tool != "nft" && tool != "ip" }, []string{"iproute2", "nftables"}},
+		{"all there", nspawnNeeds, func(string) bool { return true }, nil},
+	} {
+		if got := packagesOf(lacking(tt.needs, tt.has)); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// fakeApt puts a sudo and an apt-get on PATH that write down how they were called.
+func fakeApt(t *testing.T, sudo, apt string) (calls func() []string) {
+	t.Helper()
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	for name, script := range map[string]string{
+		"sudo":    sudo + "\ntest \"$2\" = true && exit\necho sudo >>" + log + "\nshift\nexec env -i PATH=\"$PATH\" \"$@\"",
+		"apt-get": "echo \"apt-get $* ($DEBIAN_FRONTEND)\" >>" + log + "\n" + apt,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return func() []string {
+		b, _ := os.ReadFile(log)
+		return strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' })
+	}
+}
+
+func TestInstallPackages(t *testing.T) {
+	const update = "apt-get -qq -o DPkg::Lock::Timeout=300 update (noninteractive)"
+	const install = "apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends a b (noninteractive)"
+	for _, tt := range []struct {
+		name      string
+		uid       int
+		sudo, apt string // what they do
+		want      []string
+		err, cure string // parts
+	}{
+		{"as root", 0, "exit 1", "", []string{update, install}, "", ""},
+		{"by sudo", 1000, "", "", []string{"sudo", update, "sudo", install}, "", ""},
+		{"no sudo", 1000, "exit 1", "", nil, "install a b: this needs root", "run as root: apt-get update && apt-get install -y a b"},
+		{"apt fails", 0, "", "echo 'E: no space left' >&2; exit 100", []string{update}, "E: no space left", "room on the disk"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			calls := fakeApt(t, tt.sudo, tt.apt)
+			var steps int
+			err := installPackages(t.Context(), tt.uid, []string{"a", "b"}, func(string) { steps++ })
+			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) || !strings.Contains(hint.Of(err), tt.cure) {
+				t.Errorf("%v, cure %q", err, hint.Of(err))
+			}
+			if got := calls(); !slices.Equal(got, tt.want) {
+				t.Errorf("calls:\n%q\nwant\n%q", got, tt.want)
+			}
+			if err == nil && steps != 2 {
+				t.Errorf("%d steps were told", steps)
+			}
+		})
+	}
+	t.Run("nothing missing", func(t *testing.T) {
+		calls := fakeApt(t, "", "")
+		if err := installPackages(t.Context(), 1000, nil, nil); err != nil || len(calls()) > 0 {
+			t.Errorf("%v, calls %q", err, calls())
+		}
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		fakeApt(t, "", "sleep 60")
+		ctx, cancel := context.WithCancel(t.Context())
+		err := installPackages(ctx, 0, []string{"a"}, func(string) { cancel() })
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("no apt-get", func(t *testing.T) {
+		t.Setenv("PATH", t.TempDir())
+		err := installPackages(t.Context(), 0, []string{"a"}, nil)
+		if err == nil || !strings.Contains(err.Error(), "no apt-get") || !strings.Contains(hint.Of(err), "package manager: a") {
+			t.Errorf("%v, cure %q", err, hint.Of(err))
+		}
+	})
+}
