@@ -122,12 +122,16 @@ func fileMode(f config.File) fs.FileMode { return fs.FileMode(f.Mode) }
 // pack writes the image and names it after its content. Comparing it with the
 // image before it yields both its digest and the delta to send.
 func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap func(string)) error {
-	store := imageStore{dir: p.imageDir(), app: p.Config.Name}
+	store := p.images()
 	if err := os.MkdirAll(store.dir, 0o755); err != nil {
 		return fmt.Errorf("make the image folder: %w", err)
 	}
+	var err error
+	if a.prev, err = store.latest(); err != nil {
+		return err
+	}
 	fresh := filepath.Join(store.dir, ".packing")
-	packed, err := image.Pack(ctx, tree, image.Format(p.Config.Image.Format), fresh)
+	packed, err := p.packOver(ctx, store, tree, a.prev, fresh)
 	if err != nil {
 		return err
 	}
@@ -135,14 +139,11 @@ func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap f
 	if a.file, err = os.Open(fresh); err != nil {
 		return fmt.Errorf("read the packed image: %w", err)
 	}
-	if a.prev, err = store.latest(); err != nil {
-		return err
-	}
 	var base *delta.Source
 	if a.prev != nil {
 		base = a.prev.Source
 	}
-	a.plan, err = delta.Compare(ctx, base, &delta.Source{ReaderAt: a.file, Size: packed.Size})
+	a.plan, err = delta.Compare(ctx, base, &delta.Source{ReaderAt: a.file, Size: packed.Size, Kept: packed.Kept})
 	if err != nil {
 		return fmt.Errorf("compare with the image before: %w", err)
 	}
@@ -151,4 +152,32 @@ func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap f
 	a.Path, err = store.add(fresh, a.Sums)
 	lap("digest")
 	return err
+}
+
+// packOver packs over the prepared copy of prev, if this process made one: what
+// another left may be of before a power cut.
+func (p *Project) packOver(ctx context.Context, store imageStore, tree *image.Tree, prev *stored, fresh string) (image.Packed, error) {
+	if p.prepared && prev != nil && store.claim(prev, fresh) {
+		return image.Repack(ctx, tree, fresh)
+	}
+	return image.Pack(ctx, tree, image.Format(p.Config.Image.Format), fresh)
+}
+
+// prepareNext makes the next Build quicker. It is for a process that builds
+// again and again, and not to be called during a Build.
+func (p *Project) prepareNext(ctx context.Context) error {
+	if image.Format(p.Config.Image.Format) != image.Erofs {
+		return nil
+	}
+	unlock, err := lock(ctx, filepath.Join(p.imageDir(), "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p.prepared = false
+	if err := p.images().prepare(ctx); err != nil {
+		return err
+	}
+	p.prepared = true
+	return nil
 }

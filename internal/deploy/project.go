@@ -24,6 +24,8 @@ type Paths struct {
 type Project struct {
 	Config *config.Config
 	Paths  Paths
+
+	prepared bool // this process made a copy for the next image to be packed over
 }
 
 // MachineDir is the folder of this app's dev machine.
@@ -40,6 +42,10 @@ func (p *Project) stageDir(arch string) string {
 // imageDir is where packed images of this app are kept.
 func (p *Project) imageDir() string {
 	return filepath.Join(p.Paths.Cache, "apps", p.Config.Name, "images")
+}
+
+func (p *Project) images() imageStore {
+	return imageStore{dir: p.imageDir(), app: p.Config.Name}
 }
 
 // patience is how much longer than on a real processor everything may take on

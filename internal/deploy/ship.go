@@ -43,8 +43,7 @@ func (h *Host) shipDelta(ctx context.Context, a *Artifact, mode delta.Mode) (Shi
 	if a.prev != nil && a.prev.digest.String() == h.Welcome.Current {
 		return h.send(ctx, a, a.plan, a.prev, mode)
 	}
-	store := imageStore{dir: h.project.imageDir(), app: h.project.Config.Name}
-	base, err := store.find(append([]string{h.Welcome.Current}, h.Welcome.Images...))
+	base, err := h.project.images().find(append([]string{h.Welcome.Current}, h.Welcome.Images...))
 	if err != nil || base == nil {
 		return h.shipWhole(ctx, a, mode)
 	}

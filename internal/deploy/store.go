@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,7 +52,50 @@ func (s imageStore) add(packed string, sums *delta.Sums) (string, error) {
 	if err := os.Rename(packed, path); err != nil {
 		return "", fmt.Errorf("keep the packed image: %w", err)
 	}
-	return path, s.prune(path)
+	return path, errors.Join(s.dropNext(), s.prune(path))
+}
+
+// A copy of the newest image, made while nobody waits: the next one is packed
+// over it, so that only what changed is written.
+const nextPrefix = ".next-"
+
+// prepare makes the copy. Nothing of a failed one is left but what the next
+// prepare or add removes.
+func (s imageStore) prepare(ctx context.Context) error {
+	base, err := s.latest()
+	if err != nil || base == nil {
+		return err
+	}
+	defer base.Close()
+	next := filepath.Join(s.dir, nextPrefix+base.digest.Short())
+	if err := s.dropNext(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(next+".tmp", os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	if err != nil {
+		return fmt.Errorf("prepare the next image: %w", err)
+	}
+	err = delta.Clone(ctx, f, base.file)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("prepare the next image: %w", err)
+	}
+	return os.Rename(f.Name(), next)
+}
+
+// claim moves the copy of base to path and reports whether there was one.
+func (s imageStore) claim(base *stored, path string) bool {
+	return os.Rename(filepath.Join(s.dir, nextPrefix+base.digest.Short()), path) == nil
+}
+
+func (s imageStore) dropNext() error {
+	left, err := filepath.Glob(filepath.Join(s.dir, nextPrefix+"*"))
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
 }
 
 // images are the store's image files, the newest first.

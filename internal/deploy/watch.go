@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"devbox/internal/hint"
@@ -107,12 +108,27 @@ func (f *follower) run(ctx context.Context, stopLogs *func()) error {
 			continue // the same again: what the host did of it is found out there
 		}
 		losses = 0
-		if batch, err = f.next(ctx); err != nil {
+		stop := f.prepare(ctx)
+		batch, err = f.next(ctx)
+		stop()
+		if err != nil {
 			if ctx.Err() != nil {
 				return errQuit
 			}
 			return err
 		}
+	}
+}
+
+// prepare makes the next build quicker while nobody waits, until the returned
+// function is called. Without it the next image is packed whole: slower, no more.
+func (f *follower) prepare(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { _ = f.project.prepareNext(ctx) })
+	return func() {
+		cancel()
+		done.Wait()
 	}
 }
 
