@@ -136,7 +136,8 @@ type Machine struct {
 	// Memory, such as 2GiB.
 	Memory Size `yaml:"memory" jsonschema:"default=2GiB"`
 
-	// Size of the disk, such as 10GiB.
+	// Size of a virtual machine's disk, such as 10GiB. A container has this
+	// computer's.
 	Disk Size `yaml:"disk" jsonschema:"default=10GiB"`
 
 	// Disk images to boot from instead of the Debian 13 that devbox pins, by
