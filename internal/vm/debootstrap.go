@@ -118,6 +118,9 @@ func (r recipe) build(ctx context.Context, lock *os.File, mode, format, scratch,
 	return nil
 }
 
+// minBuild is what building a base takes: the tree, its packages and the tar file.
+const minBuild = 2 << 30
+
 // baseTar returns the tar file that containers are unpacked from, building it
 // first if the cache has none. Only root can.
 func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
@@ -135,11 +138,14 @@ func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
 	if _, err := os.Stat(path); err == nil { // the one we waited for built it
 		return path, nil
 	}
-	p.Step("build the base system from Debian's packages")
 	part := filepath.Join(dir, "unfinished")
 	if err := removeTree(part); err != nil { // what a killed build left
 		return "", err
 	}
+	if err := checkFree(dir, minBuild, "make room, or set XDG_CACHE_HOME to a folder on another disk"); err != nil {
+		return "", err
+	}
+	p.Step("build the base system from Debian's packages")
 	tar := filepath.Join(part, "out.tar")
 	err = r.build(ctx, lock, "root", "tar", filepath.Join(part, "scratch"), tar)
 	if err == nil {

@@ -177,7 +177,7 @@ func (l *Lima) lock(ctx context.Context, p Progress) (unlock func(), err error) 
 }
 
 func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
-	if err := checkFree(limaHome(), minFree); err != nil {
+	if err := checkFree(limaHome(), minFree, "make room, `limactl prune` for one, or set LIMA_HOME to a folder on another disk"); err != nil {
 		return fmt.Errorf("create machine %s: %w", l.spec.Name, err)
 	}
 	base := limaBase{spec: l.spec, goarch: runtime.GOARCH, client: http.DefaultClient, build: BuildDisk}

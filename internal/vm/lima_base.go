@@ -146,7 +146,7 @@ func (b limaBase) createError(err error, image limaImage) error {
 const minFree = 2 << 30
 
 // checkFree refuses to begin what the disk under dir cannot hold.
-func checkFree(dir string, want uint64) error {
+func checkFree(dir string, want uint64, cure string) error {
 	for ; ; dir = filepath.Dir(dir) {
 		var s unix.Statfs_t
 		err := unix.Statfs(dir, &s)
@@ -157,8 +157,7 @@ func checkFree(dir string, want uint64) error {
 			return fmt.Errorf("ask for free space: %s: %w", dir, err)
 		}
 		if free := s.Bavail * uint64(s.Bsize); free < want {
-			return hint.Errorf("make room, `limactl prune` for one, or set LIMA_HOME to a folder on another disk",
-				"%s has %d MiB free, a machine needs %d MiB to begin with", dir, free>>20, want>>20)
+			return hint.Errorf(cure, "%s has %d MiB free, a machine needs %d MiB to begin with", dir, free>>20, want>>20)
 		}
 		return nil
 	}

@@ -2,15 +2,11 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"syscall"
-	"time"
 
 	"devbox/internal/hint"
 	template "devbox/templates/lima"
@@ -47,16 +43,21 @@ func InstallLima(ctx context.Context, cacheDir string, p Progress) (string, erro
 	if _, err := exec.LookPath("go"); err != nil {
 		return "", hint.Errorf("install Go (https://go.dev/dl), or Lima itself (https://lima-vm.io)", "build limactl: no go command")
 	}
-	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+	lock, err := takeLock(ctx, filepath.Join(cacheDir, "lima.lock"), p)
+	if err != nil {
 		return "", err
 	}
-	work, err := os.MkdirTemp(cacheDir, ".lima-build-")
-	if err != nil {
+	defer lock.Close()
+	if _, err := os.Stat(path); err == nil { // the one we waited for built it
+		return path, nil
+	}
+	work := filepath.Join(cacheDir, "lima-unfinished")
+	if err := removeTree(work); err != nil { // what a killed build left
 		return "", err
 	}
 	defer os.RemoveAll(work)
 	mod, out := filepath.Join(work, "mod"), filepath.Join(work, "out")
-	if err := os.Mkdir(mod, 0o755); err != nil {
+	if err := os.MkdirAll(mod, 0o755); err != nil {
 		return "", err
 	}
 	for name, content := range map[string][]byte{"go.mod": template.ToolsMod, "go.sum": template.ToolsSum} {
@@ -69,15 +70,11 @@ func InstallLima(ctx context.Context, cacheDir string, p Progress) (string, erro
 		{"cmd/lima-guestagent", "share/lima/lima-guestagent.Linux-" + arch},
 	} {
 		p.Step("build %s %s from its module (a minute or two)", filepath.Base(part.pkg), LimaVersion)
-		if err := goBuild(ctx, mod, limaModule+"/"+part.pkg, filepath.Join(out, part.out)); err != nil {
+		if err := goBuild(ctx, lock, mod, limaModule+"/"+part.pkg, filepath.Join(out, part.out)); err != nil {
 			return "", err
 		}
 	}
 	if err := os.Rename(out, dir); err != nil {
-		// Somebody else may have built it meanwhile.
-		if _, statErr := os.Stat(path); statErr == nil {
-			return path, nil
-		}
 		return "", fmt.Errorf("install limactl: %w", err)
 	}
 	return path, nil
@@ -86,28 +83,19 @@ func InstallLima(ctx context.Context, cacheDir string, p Progress) (string, erro
 // goBuild builds one program of the pinned module in dir. `go install
 // PKG@VERSION` would ask the proxy for the list of versions, which some do not
 // serve; a module that pins everything asks for nothing but what it names.
-func goBuild(ctx context.Context, dir, pkg, out string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false",
-		"-ldflags=-s -w -X "+limaModule+"/pkg/version.Version="+LimaVersion, "-o", out, pkg)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on", "GOOS=", "GOARCH=")
-	// The compiler's processes end with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 5 * time.Second
-	stderr := tail{max: 4 << 10}
-	cmd.Stderr = &stderr
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		return fmt.Errorf("build %s: %w", pkg, context.Cause(ctx))
+func goBuild(ctx context.Context, lock *os.File, dir, pkg, out string) error {
+	build := tool{
+		args: []string{"go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false",
+			"-ldflags=-s -w -X " + limaModule + "/pkg/version.Version=" + LimaVersion, "-o", out, pkg},
+		dir: dir, lock: lock,
+		env: []string{"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on", "GOOS=", "GOARCH="},
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return hint.Errorf("see that the Go module proxy can be reached, and that there is room on the disk",
-			"build %s: %s", pkg, strings.TrimSpace(stderr.buf.String()))
-	}
-	if err != nil {
-		return fmt.Errorf("build %s: %w", pkg, err)
+	if _, err := build.run(ctx); err != nil {
+		err = fmt.Errorf("build %s: %w", pkg, err)
+		if ctx.Err() != nil {
+			return err
+		}
+		return hint.Wrap(err, "see that the Go module proxy can be reached, and that there is room on the disk")
 	}
 	return nil
 }

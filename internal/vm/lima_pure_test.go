@@ -413,10 +413,10 @@ func sshServer(t *testing.T, hostKey ssh.Signer) int {
 
 func TestCheckFree(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "made", "yet")
-	if err := checkFree(dir, 1); err != nil {
+	if err := checkFree(dir, 1, ""); err != nil {
 		t.Error(err)
 	}
-	err := checkFree(dir, 1<<62)
+	err := checkFree(dir, 1<<62, "make room")
 	if err == nil || !strings.Contains(err.Error(), "MiB free") || !strings.Contains(hint.Of(err), "make room") {
 		t.Errorf("checkFree() = %v, hint %q", err, hint.Of(err))
 	}

@@ -328,8 +328,7 @@ func (n *Nspawn) Destroy(ctx context.Context) error {
 		return fmt.Errorf("destroy machine %s: %w", n.spec.Name, err)
 	}
 	for _, name := range []string{
-		"key", "key.new", "host_key", "host_key.new", "known_hosts", "known_hosts.new", "subnet", "subnet.new", "console.log",
-		".#root.lck", "lock",
+		"key", "host_key", "known_hosts", "subnet", "console.log", ".#root.lck", "lock",
 	} {
 		if err := ignoreMissing(os.Remove(n.path(name))); err != nil {
 			return fmt.Errorf("destroy machine %s: %w", n.spec.Name, err)

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/google/renameio/v2"
+
 	"devbox/internal/hint"
 )
 
@@ -135,7 +137,7 @@ func (n *Nspawn) ensureNet(ctx context.Context, leader int) error {
 			if err := n.dropNet(ctx); err != nil {
 				return err
 			}
-			if err := writeAtomic(n.path("subnet"), chosen.String()+"\n", 0o600); err != nil {
+			if err := renameio.WriteFile(n.path("subnet"), []byte(chosen.String()+"\n"), 0o600); err != nil {
 				return err
 			}
 			net = chosen
@@ -299,5 +301,5 @@ func (n *Nspawn) writeKnownHosts(net netip.Prefix) error {
 	if was, _ := os.ReadFile(n.path("known_hosts")); string(was) == line {
 		return nil
 	}
-	return writeAtomic(n.path("known_hosts"), line, 0o600)
+	return renameio.WriteFile(n.path("known_hosts"), []byte(line), 0o600)
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/crypto/ssh"
 
 	"devbox/internal/hint"
@@ -33,6 +34,9 @@ var masked = []string{
 	"systemd-modules-load.service", "systemd-pstore.service", "fstrim.timer", "console-getty.service", "getty@.service",
 	"sshd-keygen.service", "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
 }
+
+// minRoot is what a new container takes on the disk, with its first packages.
+const minRoot = 1 << 30
 
 // file is one file of the container's system that we write.
 type file struct {
@@ -75,6 +79,9 @@ func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) erro
 	if err := n.removeRoot(part); err != nil {
 		return err
 	}
+	if err := checkFree(n.spec.StateDir, minRoot, "make room, or set XDG_STATE_HOME to a folder on another disk"); err != nil {
+		return err
+	}
 	p.Step("unpack the base system")
 	if err := os.Mkdir(part, 0o755); err != nil {
 		return err
@@ -104,6 +111,10 @@ func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) erro
 		if err := root.Symlink("/dev/null", "etc/systemd/system/"+unit); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("mask %s: %w", unit, err)
 		}
+	}
+	// After a power cut, what has the name of a whole system must be one.
+	if _, err := run(ctx, "sync", "--file-system", part); err != nil {
+		return err
 	}
 	return os.Rename(part, n.path("root"))
 }
@@ -266,23 +277,11 @@ func ensureKey(name, comment string) (keyPair, error) {
 		return keyPair{}, err
 	}
 	pair := keyPair{string(pem.EncodeToMemory(block)), publicLine(signer.PublicKey(), comment)}
-	return pair, writeAtomic(name, pair.private, 0o600)
+	return pair, renameio.WriteFile(name, []byte(pair.private), 0o600)
 }
 
 func publicLine(key ssh.PublicKey, comment string) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + " " + comment + "\n"
-}
-
-// writeAtomic replaces a file of the machine's state as a whole.
-func writeAtomic(name, text string, mode fs.FileMode) error {
-	part := name + ".new"
-	if err := ignoreMissing(os.Remove(part)); err != nil {
-		return err
-	}
-	if err := os.WriteFile(part, []byte(text), mode); err != nil {
-		return err
-	}
-	return os.Rename(part, name)
 }
 
 // removeRoot deletes a machine's tree, under another name first so that a

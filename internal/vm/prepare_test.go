@@ -5,9 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"devbox/internal/hint"
 )
@@ -105,4 +108,43 @@ func TestInstallPackages(t *testing.T) {
 			t.Errorf("%v, cure %q", err, hint.Of(err))
 		}
 	})
+}
+
+// One build at a time, of what a killed one left nothing.
+func TestInstallLima(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux: elsewhere Lima is the user's own")
+	}
+	bin, cache := t.TempDir(), t.TempDir()
+	script := "#!/bin/sh\nsleep 0.1\nfor a do test \"$last\" = -o && mkdir -p \"${a%/*}\" && echo \"$PWD\" >\"$a\"; last=$a; done\necho built >>" + bin + "/log\n"
+	for name, text := range map[string]string{bin + "/go": script, cache + "/lima-unfinished/out/share/lima/half": "x"} {
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	var both errgroup.Group
+	for range 2 {
+		both.Go(func() error {
+			path, err := InstallLima(t.Context(), cache, nil)
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+	}
+	if err := both.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if log, _ := os.ReadFile(bin + "/log"); string(log) != "built\nbuilt\n" {
+		t.Errorf("limactl and the guest agent, once: %q", log)
+	}
+	for _, left := range []string{cache + "/lima-unfinished", limaToolsDir(cache) + "/share/lima/half"} {
+		if fileExists(left) {
+			t.Errorf("%s is left", left)
+		}
+	}
 }
