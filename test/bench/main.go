@@ -26,6 +26,7 @@ type options struct {
 	article int
 	files   int
 	idle    time.Duration
+	only    string
 }
 
 func main() {
@@ -37,6 +38,7 @@ func main() {
 	flag.IntVar(&o.article, "article-rounds", 5, "samples of the article's flow, which is slow")
 	flag.IntVar(&o.files, "files", 100_000, "files of the big tree, 1 % of them watched")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the big tree is watched without a change")
+	flag.StringVar(&o.only, "only", "", "measure one part: saves, commands, tree, air or article")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -66,15 +68,18 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	for _, part := range []struct {
-		name    string
-		measure func(context.Context, *report) error
+		key, name string
+		measure   func(context.Context, *report) error
 	}{
-		{"saves, and systemd by hand", b.measureSaves},
-		{"the commands", b.measureCommands},
-		{"the big tree", b.measureTree},
-		{"air", b.measureAir},
-		{"the article's flow", b.measureArticle},
+		{"saves", "saves, and systemd by hand", b.measureSaves},
+		{"commands", "the commands", b.measureCommands},
+		{"tree", "the big tree", b.measureTree},
+		{"air", "air", b.measureAir},
+		{"article", "the article's flow", b.measureArticle},
 	} {
+		if o.only != "" && o.only != part.key {
+			continue
+		}
 		say("measure %s", part.name)
 		begin := time.Now()
 		if err := part.measure(ctx, &r); err != nil {

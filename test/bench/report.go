@@ -94,12 +94,19 @@ func (r *report) targets() []target {
 			fmt.Sprintf("≤ %.1f", factor), fmt.Sprintf("%.2f", ratio), ratio <= factor, s})
 	}
 	limit := func(what string, limit, got time.Duration) {
+		if got == 0 {
+			return // not measured
+		}
 		all = append(all, target{what: what, limit: "≤ " + seconds(limit), got: seconds(got), ok: got <= limit})
 	}
 	limit(fmt.Sprintf("`devbox watch` ready on %d files", r.files), time.Second, r.Ready.median())
-	limit(fmt.Sprintf("processor time of %s idle", r.idle), 100*time.Millisecond, r.IdleCPU)
-	const most = 60e6
-	all = append(all, target{what: "memory of devbox then, resident", limit: "≤ 60 MB", got: megabytes(r.Resident), ok: r.Resident <= most})
+	if r.Resident > 0 {
+		const most = 60e6
+		all = append(all,
+			target{what: fmt.Sprintf("processor time of %s idle", r.idle), limit: "≤ 100 ms",
+				got: fmt.Sprintf("%d ms", r.IdleCPU.Milliseconds()), ok: r.IdleCPU <= 100*time.Millisecond},
+			target{what: "memory of devbox then, resident", limit: "≤ 60 MB", got: megabytes(r.Resident), ok: r.Resident <= most})
+	}
 	limit("`devbox --help`", 30*time.Millisecond, r.Help.median())
 	limit("`devbox up` with nothing to do", time.Second, r.Up.median())
 	return all
