@@ -58,9 +58,15 @@ func (p *Project) Build(ctx context.Context, arch string) (*Artifact, error) {
 		a.Phases = append(a.Phases, protocol.Phase{Name: name, Took: time.Since(clock)})
 		clock = time.Now()
 	}
-	source := make(chan string, 1)
+	// What does not need the build is done while it runs.
+	source, pruned := make(chan string, 1), make(chan error, 1)
 	go func() { source <- p.revision(ctx) }()
-	if err := p.runBuild(ctx, arch); err != nil {
+	go func() { pruned <- p.images().prune() }()
+	err = p.runBuild(ctx, arch)
+	if perr := <-pruned; err == nil { // nothing goes on in the store without the lock
+		err = perr
+	}
+	if err != nil {
 		return nil, err
 	}
 	a.Source = <-source

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"devbox/internal/config"
@@ -144,6 +145,22 @@ func TestPrepareThatIsCutShortLeavesNoCopy(t *testing.T) {
 	}
 	if exists(filepath.Join(p.imageDir(), nextPrefix+a.Version())) || p.prepared {
 		t.Error("half a copy counts as prepared")
+	}
+}
+
+func TestBuildRemovesOldImages(t *testing.T) {
+	p := appWithTool(t)
+	for i := range keptImages + 2 {
+		save(t, p.Config.Dir, "tree/etc/page", strconv.Itoa(i))
+		a, err := p.Build(t.Context(), runtime.GOARCH)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Close()
+	}
+	// The newest comes after the others are counted.
+	if all, err := p.images().images(); err != nil || len(all) != keptImages+1 {
+		t.Errorf("%d images left, %v", len(all), err)
 	}
 }
 

@@ -38,8 +38,7 @@ func (s imageStore) path(d delta.Digest) string {
 	return filepath.Join(s.dir, s.app+"_"+d.Short()+".raw")
 }
 
-// add names the packed file after its content and returns its new path. Old
-// images go.
+// add names the packed file after its content and returns its new path.
 func (s imageStore) add(packed string, sums *delta.Sums) (string, error) {
 	path := s.path(sums.Digest())
 	b, err := sums.MarshalBinary()
@@ -52,7 +51,7 @@ func (s imageStore) add(packed string, sums *delta.Sums) (string, error) {
 	if err := os.Rename(packed, path); err != nil {
 		return "", fmt.Errorf("keep the packed image: %w", err)
 	}
-	return path, errors.Join(s.dropNext(), s.prune(path))
+	return path, s.dropNext()
 }
 
 // A copy of the newest image, made while nobody waits: the next one is packed
@@ -122,15 +121,13 @@ func (s imageStore) images() ([]string, error) {
 	return found, nil
 }
 
-func (s imageStore) prune(keep string) error {
+// prune removes old images, which takes longer than packing the next one.
+func (s imageStore) prune() error {
 	all, err := s.images()
 	if err != nil {
 		return err
 	}
 	for _, p := range all[min(keptImages, len(all)):] {
-		if p == keep {
-			continue
-		}
 		for _, f := range []string{p, p + ".sums"} {
 			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("remove an old image: %w", err)
