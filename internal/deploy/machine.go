@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"devbox/internal/hint"
@@ -21,9 +22,17 @@ func (p *Project) Spec() vm.Spec {
 		if s.Base == nil {
 			s.Base = map[string]vm.BaseImage{}
 		}
-		s.Base[arch] = vm.BaseImage{URL: b.URL, Digest: b.Digest}
+		s.Base[arch] = vm.BaseImage{URL: p.baseURL(b.URL), Digest: b.Digest}
 	}
 	return s
+}
+
+// baseURL makes a path in the repository absolute; an address stays as it is.
+func (p *Project) baseURL(url string) string {
+	if strings.Contains(url, "://") {
+		return url
+	}
+	return p.Config.Abs(url)
 }
 
 // Machine returns the project's dev machine and why it is of that driver.

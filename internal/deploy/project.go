@@ -24,6 +24,8 @@ type Paths struct {
 type Project struct {
 	Config *config.Config
 	Paths  Paths
+	// Version of devbox: another one replaces the process that forwards ports.
+	Version string
 
 	prepared bool // this process made a copy for the next image to be packed over
 }

@@ -63,6 +63,9 @@ func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Endpoint, erro
 	if err != nil {
 		return vm.Endpoint{}, err
 	}
+	if st.State == vm.Running && st.Drift != "" {
+		u.Say("note: %s", st.Drift)
+	}
 	if st.State != vm.Running {
 		u.Say("machine %s: %s, %s", p.Config.Name, m.Driver(), why)
 	}
@@ -231,7 +234,7 @@ func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error
 
 // forwardPorts opens machine.ports on this computer, in a process of its own.
 func (p *Project) forwardPorts(ctx context.Context, e vm.Endpoint) error {
-	spec := forward.Spec{Dir: p.MachineDir(), Endpoint: endpoint(e, p.Config.DeployUser), Options: p.dialOptions()}
+	spec := forward.Spec{Dir: p.MachineDir(), Version: p.Version, Endpoint: endpoint(e, p.Config.DeployUser), Options: p.dialOptions()}
 	for _, port := range p.Config.Machine.Ports {
 		spec.Ports = append(spec.Ports, forward.Port{Client: port.Client, Guest: port.Guest})
 	}

@@ -104,7 +104,6 @@ func (f *fake) Attach(_ context.Context, path, prefix, profile string) error {
 	return err
 }
 
-func (f *fake) Detach(context.Context, string) error             { return f.ask("detach") }
 func (f *fake) Reload(context.Context) error                     { return f.ask("reload") }
 func (f *fake) Enable(_ context.Context, units []string) error   { return f.ask("enable") }
 func (f *fake) Disable(_ context.Context, units []string) error  { return f.ask("disable") }
@@ -158,8 +157,8 @@ func (f *fake) Try(context.Context, string, string) error {
 	return nil
 }
 
-func (f *fake) Log(_ context.Context, invocation string, _ int) ([]string, error) {
-	return []string{"log of " + invocation}, nil
+func (f *fake) Log(_ context.Context, _ string, st UnitState, _ int) ([]string, error) {
+	return []string{"log of " + st.Invocation}, nil
 }
 
 // put makes an image of the given unit files and receives it.

@@ -2,13 +2,12 @@ package release
 
 import (
 	"context"
-	"errors"
 	"os"
 	"slices"
 )
 
 // Forget takes an app off this host: its units are stopped, disabled and
-// detached, and all that devbox keeps of it is deleted. What the app itself
+// taken away, and all that devbox keeps of it is deleted. What the app itself
 // stored (StateDirectory= and its kin) stays.
 func (h *Host) Forget(ctx context.Context, name string) error {
 	a, err := h.open(name)
@@ -29,8 +28,10 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 	return os.RemoveAll(a.dir())
 }
 
-// dismantle stops and detaches all units of the app. It never asks portabled to
-// clean: that would delete the app's own data.
+// dismantle stops all units of the app and takes their files away. It does not
+// ask portabled to detach: given an absolute path, portabled of systemd 257
+// takes every unit of every image that was attached by one for this image's,
+// and would take another app's units away, too.
 func (a *app) dismantle(ctx context.Context) error {
 	set, err := a.attachedUnits()
 	if err != nil {
@@ -57,17 +58,13 @@ func (a *app) dismantle(ctx context.Context) error {
 	if err := a.disable(ctx, units); err != nil {
 		return err
 	}
-	var detached error
-	if len(units) > 0 {
-		detached = a.sys.Detach(ctx, a.attached())
-	}
-	// portabled gives up at a file that it does not know, as it leaves them
-	// itself when it is killed (seen with systemd 257).
 	if err := a.cleanUnits(ctx, units); err != nil {
-		return errors.Join(detached, err)
-	}
-	if err := removeIfThere(a.attached()); err != nil {
 		return err
+	}
+	for _, file := range []string{a.portableLink(), a.attached()} {
+		if err := removeIfThere(file); err != nil {
+			return err
+		}
 	}
 	for _, unit := range running {
 		if err := a.sys.ResetFailed(ctx, unit); err != nil {

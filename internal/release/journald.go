@@ -14,30 +14,43 @@ import (
 
 // Log implements [System]. It also has what systemd says about the invocation,
 // which is all there is if the program was never started.
-func (s *Systemd) Log(ctx context.Context, invocation string, lines int) ([]string, error) {
-	if invocation == "" {
+func (s *Systemd) Log(ctx context.Context, unit string, st UnitState, lines int) ([]string, error) {
+	if st.Invocation == "" {
 		return nil, nil
 	}
 	// A process that has just died may have lines on their way to journald.
 	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
-	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE",
-		"--lines="+strconv.Itoa(lines), "_SYSTEMD_INVOCATION_ID="+invocation, "+", "INVOCATION_ID="+invocation).Output()
-	if err != nil {
-		return nil, fmt.Errorf("read the journal of invocation %s: %w", invocation, err)
+	args := []string{"--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID,INVOCATION_ID",
+		"--lines=" + strconv.Itoa(lines), "_SYSTEMD_INVOCATION_ID=" + st.Invocation, "+", "INVOCATION_ID=" + st.Invocation}
+	if !st.Started.IsZero() {
+		// Of a process that has died before journald looked at it, the journal
+		// knows the unit alone.
+		args = append(args, "+", "_SYSTEMD_UNIT="+unit, fmt.Sprintf("--since=@%d.%06d", st.Started.Unix(), st.Started.Nanosecond()/1000))
 	}
-	return messages(out), nil
+	out, err := exec.CommandContext(ctx, "journalctl", args...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("read the journal of %s: %w", unit, err)
+	}
+	return messages(out, st.Invocation), nil
 }
 
 // messages takes the text out of journalctl's JSON lines, printable and bounded.
-func messages(out []byte) []string {
+// Lines that are known to be of another invocation are left out.
+func messages(out []byte, invocation string) []string {
 	var all []string
 	sc := bufio.NewScanner(bytes.NewReader(out))
 	sc.Buffer(nil, 8<<20)
 	for sc.Scan() {
 		var entry struct {
-			Message json.RawMessage `json:"MESSAGE"`
+			Message    json.RawMessage `json:"MESSAGE"`
+			Invocation string          `json:"_SYSTEMD_INVOCATION_ID"`
+			Unit       string          `json:"INVOCATION_ID"`
 		}
 		if json.Unmarshal(sc.Bytes(), &entry) != nil {
+			continue
+		}
+		// What systemd says of a unit has PID 1's own invocation, or none.
+		if entry.Unit != invocation && entry.Invocation != "" && entry.Invocation != invocation {
 			continue
 		}
 		var text string

@@ -48,6 +48,11 @@ func (p place) sums(version string) string {
 // attached is the path that the app is attached under, whatever its release.
 func (p place) attached() string { return filepath.Join(p.root, portableDir, p.app+".raw") }
 
+// portableLink is what portabled leaves for an image outside of its own folder.
+func (p place) portableLink() string {
+	return filepath.Join(p.root, "etc/portables", p.app+".raw")
+}
+
 func (p place) unit(name string) string  { return filepath.Join(p.root, attachedDir, name) }
 func (p place) unitD(name string) string { return p.unit(name) + ".d" }
 func (p place) dropIn(name string) string {

@@ -43,7 +43,7 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, out)}, args...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 		if text, err := cmd.CombinedOutput(); err != nil {
-			return dir, fmt.Errorf("%v: %s", err, text)
+			return dir, fmt.Errorf("%w: %s", err, text)
 		}
 	}
 	return dir, nil

@@ -243,9 +243,11 @@ func TestEnding(t *testing.T) {
 }
 
 func TestMessages(t *testing.T) {
-	out := `{"MESSAGE":"one\ntwo"}` + "\n" + `{"MESSAGE":[104,105,255]}` + "\n" + `{"MESSAGE":"\u001b[2Jclean\tline"}` + "\n" + `{"MESSAGE":null}` + "\nnot json\n"
-	want := []string{"one", "two", "hi�", "[2Jclean line"}
-	if got := messages([]byte(out)); !reflect.DeepEqual(got, want) {
+	out := `{"MESSAGE":"one\ntwo"}` + "\n" + `{"MESSAGE":[104,105,255]}` + "\n" + `{"MESSAGE":"\u001b[2Jclean\tline"}` + "\n" + `{"MESSAGE":null}` + "\nnot json\n" +
+		`{"MESSAGE":"ours","_SYSTEMD_INVOCATION_ID":"a"}` + "\n" + `{"MESSAGE":"systemd's","_SYSTEMD_INVOCATION_ID":"p","INVOCATION_ID":"a"}` + "\n" +
+		`{"MESSAGE":"of another start","_SYSTEMD_INVOCATION_ID":"b"}` + "\n"
+	want := []string{"one", "two", "hi�", "[2Jclean line", "ours", "systemd's"}
+	if got := messages([]byte(out), "a"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

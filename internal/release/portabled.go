@@ -70,12 +70,3 @@ func (s *Systemd) Attach(ctx context.Context, image, prefix, profile string) err
 	}
 	return nil
 }
-
-// Detach implements [System].
-func (s *Systemd) Detach(ctx context.Context, image string) error {
-	_, err := portabled(ctx, "org.freedesktop.portable1.Manager.DetachImageWithExtensions", image, []string{}, uint64(0))
-	if err != nil && !isError(err, "org.freedesktop.portable1.NoSuchImage") && !isError(err, "org.freedesktop.systemd1.NoSuchUnit") {
-		return fmt.Errorf("detach %s: %w", image, err)
-	}
-	return nil
-}

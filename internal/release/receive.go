@@ -78,10 +78,30 @@ func (a *app) receiveInto(ctx context.Context, dst *os.File, prepared bool, req 
 		return err
 	}
 	crashpoint("received")
+	if a.has(ctx, want) {
+		return removeIfThere(dst.Name())
+	}
 	if err := os.Rename(dst.Name(), a.image(version)); err != nil {
 		return err
 	}
 	return syncDir(a.images())
+}
+
+// has tells whether the image is there already, whole. Then the file stays what
+// it is: the attached image may be a link to it, which is how one tells which
+// release is in place.
+func (a *app) has(ctx context.Context, want delta.Digest) bool {
+	f, err := os.Open(a.image(want.Short()))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	sums, err := delta.Sum(ctx, f, info.Size())
+	return err == nil && sums.Digest() == want
 }
 
 // base opens the image that a delta is against.

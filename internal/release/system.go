@@ -13,8 +13,6 @@ type System interface {
 	// Attach installs the units of image with the given prefix and profile over
 	// whatever is installed, as `portablectl attach --force --no-reload` does.
 	Attach(ctx context.Context, image, prefix, profile string) error
-	// Detach removes the units of image, as `portablectl detach` does.
-	Detach(ctx context.Context, image string) error
 	// Reload reads all unit files again and waits for that.
 	Reload(ctx context.Context) error
 	Enable(ctx context.Context, units []string) error
@@ -35,8 +33,9 @@ type System interface {
 	// Try runs a shell command to its end as a user of its own that exists only
 	// for it, and returns an error if it did not exit 0.
 	Try(ctx context.Context, name, command string) error
-	// Log returns the last lines of one invocation of a unit, oldest first.
-	Log(ctx context.Context, invocation string, lines int) ([]string, error)
+	// Log returns the last lines of one invocation of a unit, the one of st,
+	// oldest first.
+	Log(ctx context.Context, unit string, st UnitState, lines int) ([]string, error)
 }
 
 // Verb is what a job does.
@@ -55,7 +54,8 @@ type UnitState struct {
 	Sub        string // SubState
 	Invocation string // InvocationID in hex, "" before the first start
 	Since      time.Time
-	Memory     int64 // bytes, 0 if not known
+	Started    time.Time // when it last began to start
+	Memory     int64     // bytes, 0 if not known
 
 	// Of services.
 	Type        string // Type=

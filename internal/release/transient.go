@@ -56,7 +56,7 @@ func (s *Systemd) Try(ctx context.Context, name, command string) error {
 	if err != nil {
 		return err
 	}
-	log, err := s.Log(clean, st.Invocation, logLines)
+	log, err := s.Log(clean, unit, st, logLines)
 	if err != nil {
 		return err
 	}

@@ -187,16 +187,16 @@ func (a *app) fault(ctx context.Context, unit, cause string) error {
 	if err != nil {
 		return err
 	}
-	return &fault{unit: unit, cause: cause, log: a.logOf(ctx, st)}
+	return &fault{unit: unit, cause: cause, log: a.logOf(ctx, unit, st)}
 }
 
 func (a *app) faultOf(ctx context.Context, unit string, st UnitState, suffix string) error {
-	return &fault{unit: unit, cause: unit + " " + ending(st) + suffix, log: a.logOf(ctx, st)}
+	return &fault{unit: unit, cause: unit + " " + ending(st) + suffix, log: a.logOf(ctx, unit, st)}
 }
 
 // logOf is best effort: that a log cannot be read must not hide the failure.
-func (a *app) logOf(ctx context.Context, st UnitState) []string {
-	lines, err := a.sys.Log(ctx, st.Invocation, logLines)
+func (a *app) logOf(ctx context.Context, unit string, st UnitState) []string {
+	lines, err := a.sys.Log(ctx, unit, st, logLines)
 	if err != nil {
 		return []string{"(its log cannot be read: " + err.Error() + ")"}
 	}
@@ -302,7 +302,7 @@ func (a *app) unhealthy(ctx context.Context, t target, units []string, why error
 		if err != nil {
 			return err
 		}
-		out.unit, out.log = unit, a.logOf(ctx, st)
+		out.unit, out.log = unit, a.logOf(ctx, unit, st)
 		break
 	}
 	var f *fault
