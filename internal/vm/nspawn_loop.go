@@ -31,7 +31,7 @@ func (n *Nspawn) detachLoops(ctx context.Context) error {
 	if err := syscall.Stat(n.path("root"), &st); err != nil {
 		return ignoreMissing(err)
 	}
-	dev := uint64(st.Dev)
+	dev := uint64(st.Dev) //nolint:unconvert // an int32 on macOS
 	here := loopsOn(out, fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)))
 	if len(here) == 0 {
 		return nil

@@ -76,7 +76,7 @@ func testFailures(t *testing.T, p *harness.Project) {
 			p.Answers(t, serves)
 		})
 	}
-	t.Run("six in a row", func(t *testing.T) { serves = testSixFailures(t, p, w, serves) })
+	t.Run("six in a row", func(t *testing.T) { serves = testSixFailures(t, p, w) })
 	if code := w.Stop(t); code != 0 {
 		t.Errorf("watch exits with %d on Ctrl-C\n%s", code, w.Said())
 	}
@@ -121,10 +121,10 @@ func (f failing) check(t *testing.T, c deploy.Cycle, serving string) {
 // testSixFailures takes away what keeps the example's unit from being locked:
 // with systemd's own limit, starts that failed must not count against the
 // version that comes back.
-func testSixFailures(t *testing.T, p *harness.Project, w *harness.Watch, serves string) string {
+func testSixFailures(t *testing.T, p *harness.Project, w *harness.Watch) string {
 	unit := units + "bowl.service"
 	p.Edit(t, unit, "StartLimitIntervalSec=0", "StartLimitIntervalSec=10min\nStartLimitBurst=5")
-	serves = w.Next(t, unit).Version
+	serves := w.Next(t, unit).Version
 	if got := p.Inside(t, "systemctl show --value --property=StartLimitBurst bowl.service"); got != "5" {
 		t.Fatalf("the unit has StartLimitBurst=%s", got)
 	}

@@ -57,8 +57,8 @@ func testBadInput(t *testing.T, p *harness.Project) {
 		},
 		{
 			what: "a tree that is not there", code: 2,
-			do:   func(t *testing.T) { p.Edit(t, yaml, "tree: deployment/portable", "tree: deployment/portabel") },
-			says: []string{"devbox.yaml:", "image.tree", "deployment/portabel"},
+			do:   func(t *testing.T) { p.Edit(t, yaml, "tree: deployment/portable", "tree: deployment/elsewhere") },
+			says: []string{"devbox.yaml:", "image.tree", "deployment/elsewhere"},
 		},
 		{
 			what: "a program of another architecture", code: 2,
