@@ -95,16 +95,16 @@ func (a *article) deliver(ctx context.Context, n int) ([]time.Duration, error) {
 	img := fmt.Sprintf("%s_%d.raw", articleName, n)
 	local := filepath.Join(a.dir, img)
 	defer os.Remove(local)
-	verb := "reattach"
-	if n == 0 {
-		verb = "attach"
+	verb, pack := "reattach", []string{"-comp", "xz"}
+	if n == 0 { // not measured: it need not take long
+		verb, pack = "attach", []string{"-noI", "-noD", "-noF", "-noX"}
 	}
 	host := a.admin.User + "@" + a.admin.Host
 	remote := func(command string) []string { return append(append([]string{}, a.ssh...), host, command) }
 	steps := [][]string{
 		{"sh", "-euc", `DEVBOX_STAGE=$1 GOOS=linux GOARCH=$2 scripts/build.sh; rm -rf "$3/usr/share/bowl"; cp -RL "$1/usr" "$3"`,
 			"sh", a.stage, runtime.GOARCH, a.tree},
-		{"mksquashfs", a.tree, local, "-comp", "xz", "-all-root", "-noappend", "-quiet", "-no-progress"},
+		append([]string{"mksquashfs", a.tree, local, "-all-root", "-noappend", "-quiet", "-no-progress"}, pack...),
 		append(append([]string{"scp"}, a.ssh...), local, host+":"+img),
 		append([]string{"ssh"}, remote(fmt.Sprintf(
 			"sudo -n mv %s /var/lib/portables/ && sudo -n portablectl %s --quiet --profile=default /var/lib/portables/%s", img, verb, img))...),

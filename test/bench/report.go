@@ -90,7 +90,7 @@ func (r *report) targets() []target {
 	}
 	for _, s := range r.Saves {
 		ratio := s.ratio()
-		all = append(all, target{fmt.Sprintf("the same, in times of systemd by hand (%s)", seconds(s.Floor.median())),
+		all = append(all, target{fmt.Sprintf("the same (%s), in times of systemd by hand (%s)", s.Name, seconds(s.Floor.median())),
 			fmt.Sprintf("≤ %.1f", factor), fmt.Sprintf("%.2f", ratio), ratio <= factor, s})
 	}
 	limit := func(what string, limit, got time.Duration) {

@@ -130,9 +130,6 @@ func (b *bench) measureSaves(ctx context.Context, r *report) error {
 			if err := pause(ctx); err != nil {
 				return err
 			}
-			if s.Name == "code" {
-				continue // to systemd it is the same as the template
-			}
 			if err := b.measureFloor(ctx, into, before); err != nil {
 				return fmt.Errorf("round %d, %s by hand: %w", n, s.Name, err)
 			}
@@ -141,7 +138,6 @@ func (b *bench) measureSaves(ctx context.Context, r *report) error {
 			}
 		}
 	}
-	r.Saves[1].Floor = r.Saves[0].Floor
 	return nil
 }
 
