@@ -51,7 +51,9 @@ func Compare(ctx context.Context, base, image *Source) (*Plan, error) {
 
 // worthSearching is how many bytes must be missing before pages that stayed
 // in place are hashed too, in case what is missing is a second copy of them.
-const worthSearching = 4 << 20
+// Hashing 60 MB takes as long as sending a few at home; a program that was
+// built again misses that much and is no copy of anything.
+const worthSearching = 16 << 20
 
 func (p *Plan) compare(ctx context.Context) error {
 	pages, err := p.comparePages(ctx)
