@@ -5,6 +5,7 @@ import (
 
 	"devbox/internal/config"
 	"devbox/internal/deploy"
+	"devbox/internal/protocol"
 )
 
 // Exit codes, documented in docs/commands.md. A test holds the two together.
@@ -12,7 +13,7 @@ const (
 	exitOK          = 0   // done, or nothing to do
 	exitFailed      = 1   // it did not work; the message says what was and was not done
 	exitBadInput    = 2   // wrong use, or a mistake in devbox.yaml, the image or the cloud-config; what runs was not touched
-	exitRolledBack  = 3   // the new release was not kept; the previous one serves, if there was one
+	exitRolledBack  = 3   // the new release was not kept; the previous one serves
 	exitBusy        = 4   // another activation holds the host
 	exitUnknown     = 5   // the connection was lost while the host was at work; the next run finds out
 	exitInterrupted = 130 // Ctrl-C
@@ -52,7 +53,7 @@ func exitCode(err error) int {
 		return remote.code
 	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems):
 		return exitBadInput
-	case errors.As(err, &rolled):
+	case errors.As(err, &rolled) && rolled.Result.Outcome == protocol.RolledBack:
 		return exitRolledBack
 	case errors.As(err, &refused) && refused.Busy():
 		return exitBusy

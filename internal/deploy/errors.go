@@ -24,7 +24,8 @@ func (p Problems) Error() string {
 	return fmt.Sprintf("the image has %d problem(s):\n  %s", len(p), strings.Join(lines, "\n  "))
 }
 
-// RolledBackError is an activation that did not keep the new release.
+// RolledBackError is an activation that did not bring up the release that was
+// asked for. Its Result tells whether the one before serves.
 type RolledBackError struct {
 	Result protocol.Result
 }
@@ -35,9 +36,13 @@ func (e *RolledBackError) Error() string {
 	if f == nil {
 		f = &protocol.Failure{Cause: "no cause given"}
 	}
-	b.WriteString("release ")
-	b.WriteString(e.Result.Release)
-	b.WriteString(" was not kept: ")
+	same := e.Result.Release == e.Result.Serving // it was in place already
+	b.WriteString("release " + e.Result.Release)
+	if same {
+		b.WriteString(" is in place but not well: ")
+	} else {
+		b.WriteString(" was not kept: ")
+	}
 	if f.Unit != "" {
 		b.WriteString(f.Unit + ": ")
 	}
@@ -50,8 +55,8 @@ func (e *RolledBackError) Error() string {
 		b.WriteString("\n" + e.Result.Serving + " serves on")
 	case e.Result.Serving == "":
 		b.WriteString("\nnothing serves: there was no release before")
-	default:
-		b.WriteString("\n" + e.Result.Serving + " was brought back but is not healthy either")
+	case !same:
+		b.WriteString("\n" + e.Result.Serving + " may not serve either; `devbox status` tells")
 	}
 	return b.String()
 }

@@ -25,7 +25,9 @@ func TestRolledBackText(t *testing.T) {
 		{"the first release", protocol.Result{Outcome: protocol.Failed, Release: "r1", Failure: &protocol.Failure{Cause: "not ready within 10s"}},
 			"release r1 was not kept: not ready within 10s\nnothing serves: there was no release before"},
 		{"neither is well", protocol.Result{Outcome: protocol.Failed, Release: "r5", Serving: "r4", Failure: &protocol.Failure{Cause: "x"}},
-			"release r5 was not kept: x\nr4 was brought back but is not healthy either"},
+			"release r5 was not kept: x\nr4 may not serve either; `devbox status` tells"},
+		{"what is in place already is not well", protocol.Result{Outcome: protocol.Failed, Release: "r5", Serving: "r5", Failure: &protocol.Failure{Unit: "shop.service", Cause: "killed by SIGKILL"}},
+			"release r5 is in place but not well: shop.service: killed by SIGKILL"},
 		{"no failure told", protocol.Result{Outcome: protocol.RolledBack, Release: "r5", Serving: "r4"},
 			"release r5 was not kept: no cause given\nr4 serves on"},
 	} {
