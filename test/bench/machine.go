@@ -198,7 +198,10 @@ func (b *bench) up(ctx context.Context) error {
 		return err
 	}
 	b.admin = remote.Endpoint{Host: e.Host, Port: e.Port, User: e.User, IdentityFiles: []string{e.IdentityFile}, KnownHosts: []string{e.KnownHostsFile}}
-	b.conn, err = remote.Dial(ctx, b.admin, remote.Options{Home: p.Paths.Home})
+	if b.conn, err = remote.Dial(ctx, b.admin, remote.Options{Home: p.Paths.Home}); err != nil {
+		return err
+	}
+	_, b.version, err = b.untilVersion(ctx, "")
 	return err
 }
 

@@ -44,5 +44,8 @@ func seconds(d time.Duration) string {
 
 // row is one line of a table of samples.
 func (s samples) row() string {
+	if len(s) == 0 {
+		return "not measured | | | | 0"
+	}
 	return fmt.Sprintf("%s | %s | %s | %s | %d", seconds(s.median()), seconds(s.at(0.95)), seconds(s.at(0)), seconds(s.at(1)), len(s))
 }
