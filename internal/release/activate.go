@@ -240,14 +240,19 @@ func (act *activation) giveUp(ctx context.Context, j *journal, cause error) erro
 	r := protocol.Result{Outcome: protocol.RolledBack, Serving: act.serving(), Failure: failure(cause)}
 	act.rep.phase("failure")
 	err := act.undo(ctx, j, newReport(nil), Online)
-	switch {
-	case err != nil && j.From == nil:
+	if err != nil && !undone(err) {
+		// The journal stays: units may run the one and files be of the other.
 		r.Outcome = protocol.Failed
-		r.Failure.Cause += fmt.Sprintf("; taking it off again failed too: %v", err)
-	case err != nil:
+		r.Failure.Cause += fmt.Sprintf("; going back failed too, the next session tries it again: %v", err)
+		act.rep.phase("rollback")
+		act.answer(r)
+		return nil
+	}
+	if err != nil {
 		r.Outcome = protocol.Failed
 		r.Failure.Cause += fmt.Sprintf("; %s was put back but is not well either: %v", j.From.ID, err)
-	case j.From == nil:
+	}
+	if j.From == nil {
 		r.Outcome = protocol.Failed
 	}
 	act.rep.phase("rollback")

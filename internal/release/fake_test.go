@@ -263,7 +263,7 @@ func TestWhatFailsIsUndone(t *testing.T) {
 		{"start fails", func(f *fake) { f.results["restart bowl.service"] = []string{"failed"} }, protocol.RolledBack, []string{"bowl.service exited with status 1"}},
 		{"requirement fails", func(f *fake) { f.results["restart bowl.service"] = []string{"dependency"} }, protocol.RolledBack, []string{"a unit that it requires failed"}},
 		{"attach, also on the way back", func(f *fake) { f.errs["attach"] = []error{broken, errors.New("still broken")} }, protocol.Failed,
-			[]string{"it broke", "r1 was put back but is not well either", "still broken"}},
+			[]string{"it broke", "going back failed too", "still broken"}},
 		{"start, also on the way back", func(f *fake) { f.results["restart bowl.service"] = []string{"failed", "failed"} }, protocol.Failed,
 			[]string{"r1 was put back but is not well either"}},
 	}

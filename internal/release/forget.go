@@ -25,6 +25,14 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 	if err := a.dismantle(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
+	// These first: what is found of a deletion that was interrupted must not pass
+	// for a release to be put back in place.
+	for _, file := range []string{a.place.journal(), a.place.state()} {
+		if err := removeIfThere(file); err != nil {
+			return err
+		}
+	}
+	crashpoint("forgotten")
 	return os.RemoveAll(a.dir())
 }
 

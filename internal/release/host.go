@@ -14,6 +14,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -98,8 +99,11 @@ func (h *Host) Welcome(ctx context.Context, name string) (protocol.Welcome, erro
 	}
 	w := protocol.Welcome{Protocol: protocol.Version}
 	if st.Current != nil {
-		w.Current = st.Current.Digest
-		if _, err := a.sumsOf(ctx, w.Current); err != nil {
+		_, err := a.sumsOf(ctx, st.Current.Digest)
+		switch {
+		case err == nil:
+			w.Current = st.Current.Digest
+		case !errors.Is(err, errNoImage): // without it the client sends a whole one
 			return w, fmt.Errorf("read the running image: %w", err)
 		}
 	}

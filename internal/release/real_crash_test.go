@@ -240,3 +240,25 @@ func TestRealDiskFull(t *testing.T) {
 		t.Errorf("left: %s", left)
 	}
 }
+
+// Killed while it deletes what there is of an app, the app stays away.
+func TestRealForgetIsKilled(t *testing.T) {
+	m := realMachine(t)
+	const app, port = "rel-gone", 18094
+	m.fresh(t, app)
+	c := m.serve(t, "")
+	c.hello(app)
+	c.deploy(app, build(t, standard(app, port)), protocol.Settings{}, protocol.Committed)
+	c.close()
+	m.sh(t, "DEVBOX_HOST_CRASH_AT=forgotten "+m.host+" forget "+app+" || true")
+	if left := m.sh(t, "ls -d /var/lib/devbox/"+app); left == "" {
+		t.Fatal("it was not killed")
+	}
+	c = m.serve(t, "")
+	if w := c.hello(app); w.Current != "" || w.Recovered != "" {
+		t.Errorf("%+v", w)
+	}
+	if units := m.sh(t, "ls -d /etc/systemd/system.attached/"+app+"* 2>/dev/null || true"); units != "" {
+		t.Errorf("units came back: %s", units)
+	}
+}

@@ -112,16 +112,20 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 	case complete:
 		return "completed " + j.To.ID, a.finish(st, *st.Current, protocol.Committed)
 	case undo:
-		if err := a.undo(ctx, j, newReport(nil), when); err != nil {
+		err := a.undo(ctx, j, newReport(nil), when)
+		if err != nil && !undone(err) {
 			return "", fmt.Errorf("undo %s: %w", j.To.ID, err)
 		}
 		st.Last = number(j.To.ID)
-		if err := writeJSON(a.place.state(), st); err != nil {
-			return "", err
+		if werr := writeJSON(a.place.state(), st); werr != nil {
+			return "", werr
 		}
 		text := "undid " + j.To.ID + ", which was interrupted; nothing ran before"
 		if j.From != nil {
 			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " runs"
+		}
+		if err != nil {
+			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " was put back but is not well: " + err.Error()
 		}
 		return text, a.finish(st, j.To, "interrupted")
 	}
@@ -135,6 +139,9 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 // something else than devbox has changed or lost them.
 func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) (string, error) {
 	t, s, err := a.look(ctx, cur)
+	if errors.Is(err, errNoImage) {
+		return "the image of " + cur.ID + " is no longer on the host; the next release brings one", nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -152,10 +159,20 @@ func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) 
 	if !p.Switch && !p.Reload {
 		return "", nil
 	}
-	if err := a.carryOut(ctx, t, &p, newReport(nil), when); err != nil {
+	text := "put the unit files and the image of " + cur.ID + " back in place"
+	if err := a.carryOut(ctx, t, &p, newReport(nil), when); undone(err) {
+		text += ", but it is not well: " + err.Error()
+	} else if err != nil {
 		return "", fmt.Errorf("put %s back in place: %w", cur.ID, err)
 	}
-	return "put the unit files and the image of " + cur.ID + " back in place", nil
+	return text, nil
+}
+
+// undone says of the error of going back to a release that all of it is done
+// that can be: the release is in place and not well, or its image is gone.
+// Trying again would not cure that, and must not keep the next release away.
+func undone(err error) bool {
+	return errors.As(err, new(*fault)) || errors.Is(err, errNoImage)
 }
 
 func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when When) error {
@@ -171,6 +188,9 @@ func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when
 // look reads a release's units and what the host has of them.
 func (a *app) look(ctx context.Context, r protocol.Release) (target, seen, error) {
 	img, err := image.Open(a.image(short(r.Digest)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return target{}, seen{}, fmt.Errorf("%w: %s", errNoImage, short(r.Digest))
+	}
 	if err != nil {
 		return target{}, seen{}, err
 	}
