@@ -33,11 +33,16 @@ func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
 	if err := p.CheckHostPrograms(); err != nil {
 		return nil, err
 	}
-	e, err := p.startMachine(ctx, u)
+	m, err := p.startMachine(ctx, u)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.setUp(ctx, u, e); err != nil {
+	conn, e, err := p.logIn(ctx, u, m)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := p.setUp(ctx, u, conn, e); err != nil {
 		return nil, err
 	}
 	if err := p.forwardPorts(ctx, e); err != nil {
@@ -54,14 +59,14 @@ func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
 }
 
 // startMachine creates and boots what is missing of the machine.
-func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Endpoint, error) {
+func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Machine, error) {
 	m, why, err := p.Machine(ctx)
 	if err != nil {
-		return vm.Endpoint{}, err
+		return nil, err
 	}
 	st, err := m.Status(ctx)
 	if err != nil {
-		return vm.Endpoint{}, err
+		return nil, err
 	}
 	if st.State == vm.Running && st.Drift != "" {
 		u.Say("note: %s", st.Drift)
@@ -72,30 +77,50 @@ func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Endpoint, erro
 	if st.State == vm.Missing || st.State == vm.Broken {
 		s := u.Step("create the machine")
 		if err := s.End(m.Create(ctx, s.Progress()), ""); err != nil {
-			return vm.Endpoint{}, err
+			return nil, err
 		}
 	}
 	if st.State != vm.Running {
 		s := u.Step("boot the machine")
 		if err := s.End(m.Start(ctx, s.Progress()), ""); err != nil {
-			return vm.Endpoint{}, err
+			return nil, err
 		}
 	}
-	return m.Endpoint(ctx)
+	return m, nil
 }
 
-// bootPatience is how long a machine that runs may take to let devbox in: it
-// may have been started by something else a moment ago.
+// bootPatience is how long a machine that was started may take to let devbox in.
 const bootPatience = 3 * time.Minute
+
+// logIn connects to the machine as its administrator. One that runs and does
+// not answer is started once more: that waits for one that boots, and mends the
+// network of one that lost it.
+func (p *Project) logIn(ctx context.Context, u *ui.UI, m vm.Machine) (*remote.Conn, vm.Endpoint, error) {
+	e, err := m.Endpoint(ctx)
+	if err != nil {
+		return nil, e, err
+	}
+	conn, err := remote.Dial(ctx, endpoint(e, e.User), p.dialOptions())
+	if err == nil {
+		return conn, e, nil
+	}
+	s := u.Step("get an answer from the machine")
+	if err := s.End(m.Start(ctx, s.Progress()), ""); err != nil {
+		return nil, e, err
+	}
+	if e, err = m.Endpoint(ctx); err != nil { // its address may be another one now
+		return nil, e, err
+	}
+	conn, err = remote.DialWait(ctx, endpoint(e, e.User), p.dialOptions(), remote.Wait{For: bootPatience})
+	if err != nil {
+		return nil, e, fmt.Errorf("log in to the machine: %w", err)
+	}
+	return conn, e, nil
+}
 
 // setUp applies the cloud-config and installs devbox-host, as the machine's
 // administrator.
-func (p *Project) setUp(ctx context.Context, u *ui.UI, e vm.Endpoint) error {
-	conn, err := remote.DialWait(ctx, endpoint(e, e.User), p.dialOptions(), remote.Wait{For: bootPatience})
-	if err != nil {
-		return fmt.Errorf("log in to the machine: %w", err)
-	}
-	defer conn.Close()
+func (p *Project) setUp(ctx context.Context, u *ui.UI, conn *remote.Conn, e vm.Endpoint) error {
 	root := asRoot{conn}
 	state, err := provision.ReadState(ctx, root)
 	if err != nil {
