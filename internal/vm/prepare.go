@@ -82,7 +82,8 @@ func notInstalled(who string, lacking []need) error {
 
 // Prepare installs what a driver needs: Debian's packages, as root or through
 // sudo without a password, and limactl, built from its Go module where there
-// is none. It does nothing where nothing is missing.
+// is none. It does nothing where nothing is missing. As root it installs the
+// packages alone and says who is to build limactl.
 func Prepare(ctx context.Context, driver string, spec Spec, p Progress) error {
 	needs := nspawnNeeds
 	if driver == DriverLima {
@@ -99,8 +100,21 @@ func Prepare(ctx context.Context, driver string, spec Spec, p Progress) error {
 	if _, err := findLimactl(ctx, spec.CacheDir); err == nil {
 		return nil
 	}
+	if err := ownCache(os.Geteuid()); err != nil {
+		return err
+	}
 	_, err := InstallLima(ctx, spec.CacheDir, p)
 	return err
+}
+
+// ownCache refuses to build limactl where nobody would find it: in the cache of
+// root, whom Lima refuses.
+func ownCache(uid int) error {
+	if uid != 0 {
+		return nil
+	}
+	return hint.Errorf("run `devbox doctor --fix --driver lima` as the user who will use Lima",
+		"build limactl: it belongs into the cache of the user who runs it, and Lima refuses to run as root")
 }
 
 func installPackages(ctx context.Context, uid int, packages []string, p Progress) error {

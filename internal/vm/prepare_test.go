@@ -37,6 +37,28 @@ func TestNeeds(t *testing.T) {
 	}
 }
 
+// Root is refused, with the cure, once the packages are there.
+func TestRootBuildsNoLimactl(t *testing.T) {
+	if err := ownCache(1000); err != nil {
+		t.Error(err)
+	}
+	if err := ownCache(0); err == nil || !strings.Contains(hint.Of(err), "as the user who will use Lima") {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
+		return // what follows would build it
+	}
+	t.Setenv("PATH", "/nonexistent") // no limactl of somebody's
+	fakeApt(t, "exit 1", "exit 0")
+	cache := t.TempDir()
+	if err := Prepare(context.Background(), DriverLima, Spec{CacheDir: cache}, nil); err == nil || hint.Of(err) != hint.Of(ownCache(0)) {
+		t.Errorf("as root: %v", err)
+	}
+	if left, err := os.ReadDir(cache); err != nil || len(left) > 0 {
+		t.Errorf("left in the cache: %v, %v", left, err)
+	}
+}
+
 // fakeApt puts a sudo and an apt-get on PATH that write down how they were called.
 func fakeApt(t *testing.T, sudo, apt string) (calls func() []string) {
 	t.Helper()
