@@ -3,15 +3,22 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"time"
 
-	"devbox/test/harness"
+	"devbox/test/visit"
 )
 
 func main() {
-	report := harness.Hammer(harness.FromStdin(), os.Args[1], 4, 10*time.Millisecond)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	report := visit.Hammer(ctx, os.Args[1], 4, 10*time.Millisecond)
 	if err := json.NewEncoder(os.Stdout).Encode(report); err != nil {
 		os.Exit(1)
 	}

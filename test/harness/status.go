@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -89,16 +88,6 @@ func (p *Project) Get(t testing.TB, path string) string {
 		t.Fatalf("GET %s: %s, %v\n%s", path, resp.Status, err, body)
 	}
 	return string(body)
-}
-
-var shown = regexp.MustCompile(`<code id="version">([^<]*)</code>`)
-
-// Version is the version that a page says it is of, "" if it says none.
-func Version(page string) string {
-	if m := shown.FindStringSubmatch(page); m != nil {
-		return m[1]
-	}
-	return ""
 }
 
 // Answers checks that the app answers through the forwarded port, and inside of

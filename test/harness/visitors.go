@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"devbox/test/visit"
 )
 
 // onMachine is where the hammer lies in a machine.
@@ -36,7 +38,7 @@ func (p *Project) InstallHammer(t testing.TB) {
 // Visitors are clients of the app, on this computer and inside of the machine.
 type Visitors struct {
 	stop   context.CancelFunc
-	here   chan Report
+	here   chan visit.Report
 	inside *exec.Cmd
 	stdin  io.WriteCloser
 	out    bytes.Buffer
@@ -47,7 +49,7 @@ type Visitors struct {
 func (p *Project) Visitors(t testing.TB) *Visitors {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	v := &Visitors{stop: cancel, here: make(chan Report, 1)}
+	v := &Visitors{stop: cancel, here: make(chan visit.Report, 1)}
 	v.inside = p.Command(context.Background(), "ssh", onMachine, "http://127.0.0.1:8080/")
 	v.inside.Stdout, v.inside.Stderr = &v.out, &v.err
 	var err error
@@ -57,7 +59,7 @@ func (p *Project) Visitors(t testing.TB) *Visitors {
 	if err := v.inside.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { v.here <- Hammer(ctx, p.URL("/"), 6, 10*time.Millisecond) }()
+	go func() { v.here <- visit.Hammer(ctx, p.URL("/"), 6, 10*time.Millisecond) }()
 	t.Cleanup(func() { cancel(); _ = v.inside.Process.Kill() })
 	time.Sleep(300 * time.Millisecond) // until all of them have come
 	return v
@@ -73,11 +75,11 @@ func (v *Visitors) Leave(t testing.TB, delivered []string, trial ...string) {
 	if err := v.inside.Wait(); err != nil {
 		t.Fatalf("visitors inside of the machine: %v\n%s", err, &v.err)
 	}
-	var inside Report
+	var inside visit.Report
 	if err := json.Unmarshal(v.out.Bytes(), &inside); err != nil {
 		t.Fatalf("visitors inside of the machine: %v\n%s", err, &v.out)
 	}
-	for where, r := range map[string]Report{"through the forwarded port": here, "inside of the machine": inside} {
+	for where, r := range map[string]visit.Report{"through the forwarded port": here, "inside of the machine": inside} {
 		if r.Requests < 50 {
 			t.Errorf("%s: only %d requests", where, r.Requests)
 		}

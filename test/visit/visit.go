@@ -1,11 +1,13 @@
-package harness
+// Package visit is what visitors of the example do. It imports nothing else of
+// this project: the program in test/hammer must build from any state of it.
+package visit
 
 import (
 	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -109,12 +111,13 @@ func (r Report) Wrong(delivered []string, trial ...string) []string {
 	return wrong
 }
 
-// FromStdin runs until standard input ends, as the program in test/hammer.
-func FromStdin() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
-	return ctx
+// shown is where the example's page shows its version.
+var shown = regexp.MustCompile(`<code id="version">([^<]*)</code>`)
+
+// Version is the version that a page shows, "" if it shows none.
+func Version(page string) string {
+	if m := shown.FindStringSubmatch(page); m != nil {
+		return m[1]
+	}
+	return ""
 }
