@@ -48,7 +48,7 @@ func TestRootBuildsNoLimactl(t *testing.T) {
 	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
 		return // what follows would build it
 	}
-	t.Setenv("PATH", "/nonexistent") // no limactl of somebody's
+	t.Setenv("PATH", "/usr/bin:/bin") // no limactl of somebody's
 	fakeApt(t, "exit 1", "exit 0")
 	cache := t.TempDir()
 	if err := Prepare(context.Background(), DriverLima, Spec{CacheDir: cache}, nil); err == nil || hint.Of(err) != hint.Of(ownCache(0)) {
