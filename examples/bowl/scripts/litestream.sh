@@ -15,7 +15,13 @@ fi
 
 echo "building litestream $version for $GOOS/$GOARCH, once (about 5 minutes)" >&2
 mkdir -p "$folder"
-work=$(mktemp -d "$folder/.build.XXXXXX")
+# devbox kills a build that a newer save makes pointless: then no trap runs, and the next build sweeps up.
+for old in "$folder"/.build.*; do
+	kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
+done
+work=$folder/.build.$$
+rm -rf "$work"
+mkdir "$work"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 # go install writes cross-built binaries into a folder of their own below GOPATH/bin and refuses GOBIN, and GOPATH is
