@@ -157,8 +157,8 @@ func (f *fake) Try(context.Context, string, string) error {
 	return nil
 }
 
-func (f *fake) Log(_ context.Context, _ string, st UnitState, _ int) ([]string, error) {
-	return []string{"log of " + st.Invocation}, nil
+func (f *fake) Log(_ context.Context, _, invocation string, _ int) ([]string, error) {
+	return []string{"log of " + invocation}, nil
 }
 
 // put makes an image of the given unit files and receives it.

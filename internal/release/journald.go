@@ -14,30 +14,30 @@ import (
 
 // Log implements [System]. It also has what systemd says about the invocation,
 // which is all there is if the program was never started.
-func (s *Systemd) Log(ctx context.Context, unit string, st UnitState, lines int) ([]string, error) {
-	if st.Invocation == "" {
+func (s *Systemd) Log(ctx context.Context, unit, invocation string, lines int) ([]string, error) {
+	if invocation == "" {
 		return nil, nil
 	}
 	// A process that has just died may have lines on their way to journald.
 	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
-	args := []string{"--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID,INVOCATION_ID",
-		"--lines=" + strconv.Itoa(lines), "_SYSTEMD_INVOCATION_ID=" + st.Invocation, "+", "INVOCATION_ID=" + st.Invocation}
-	if !st.Started.IsZero() {
-		// Of a process that has died before journald looked at it, the journal
-		// knows the unit alone.
-		args = append(args, "+", "_SYSTEMD_UNIT="+unit, fmt.Sprintf("--since=@%d.%06d", st.Started.Unix(), st.Started.Nanosecond()/1000))
-	}
-	out, err := exec.CommandContext(ctx, "journalctl", args...).Output()
+	// Of a process that died before journald looked at it, the journal knows
+	// the unit alone; hence more than the invocation's own, and more of it.
+	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--no-pager", "--output=json",
+		"--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID,INVOCATION_ID", "--lines="+strconv.Itoa(10*lines),
+		"_SYSTEMD_INVOCATION_ID="+invocation, "+", "INVOCATION_ID="+invocation, "+", "_SYSTEMD_UNIT="+unit).Output()
 	if err != nil {
 		return nil, fmt.Errorf("read the journal of %s: %w", unit, err)
 	}
-	return messages(out, st.Invocation), nil
+	all := messages(out, invocation)
+	return all[max(0, len(all)-lines):], nil
 }
 
 // messages takes the text out of journalctl's JSON lines, printable and bounded.
-// Lines that are known to be of another invocation are left out.
+// It takes those of the invocation, and after the first of them those of no
+// known one.
 func messages(out []byte, invocation string) []string {
 	var all []string
+	begun := false
 	sc := bufio.NewScanner(bytes.NewReader(out))
 	sc.Buffer(nil, 8<<20)
 	for sc.Scan() {
@@ -49,8 +49,10 @@ func messages(out []byte, invocation string) []string {
 		if json.Unmarshal(sc.Bytes(), &entry) != nil {
 			continue
 		}
-		// What systemd says of a unit has PID 1's own invocation, or none.
-		if entry.Unit != invocation && entry.Invocation != "" && entry.Invocation != invocation {
+		switch { // what systemd says of a unit has the unit's in a field of its own
+		case entry.Unit == invocation || entry.Invocation == invocation:
+			begun = true
+		case entry.Unit != "" || entry.Invocation != "" || !begun:
 			continue
 		}
 		var text string

@@ -2,6 +2,7 @@ package release
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	"devbox/internal/image"
@@ -243,10 +244,18 @@ func TestEnding(t *testing.T) {
 }
 
 func TestMessages(t *testing.T) {
-	out := `{"MESSAGE":"one\ntwo"}` + "\n" + `{"MESSAGE":[104,105,255]}` + "\n" + `{"MESSAGE":"\u001b[2Jclean\tline"}` + "\n" + `{"MESSAGE":null}` + "\nnot json\n" +
-		`{"MESSAGE":"ours","_SYSTEMD_INVOCATION_ID":"a"}` + "\n" + `{"MESSAGE":"systemd's","_SYSTEMD_INVOCATION_ID":"p","INVOCATION_ID":"a"}` + "\n" +
-		`{"MESSAGE":"of another start","_SYSTEMD_INVOCATION_ID":"b"}` + "\n"
-	want := []string{"one", "two", "hi�", "[2Jclean line", "ours", "systemd's"}
+	out := strings.Join([]string{
+		`{"MESSAGE":"nobody's, before"}`,
+		`{"MESSAGE":"Starting…","_SYSTEMD_INVOCATION_ID":"p","INVOCATION_ID":"a"}`,
+		`{"MESSAGE":"one\ntwo","_SYSTEMD_INVOCATION_ID":"a"}`,
+		`{"MESSAGE":[104,105,255],"_SYSTEMD_INVOCATION_ID":"a"}`,
+		`{"MESSAGE":"\u001b[2Jclean\tline","_SYSTEMD_INVOCATION_ID":"a"}`,
+		`{"MESSAGE":null,"_SYSTEMD_INVOCATION_ID":"a"}`,
+		"not json",
+		`{"MESSAGE":"of another start","_SYSTEMD_INVOCATION_ID":"b"}`,
+		`{"MESSAGE":"last words"}`,
+	}, "\n")
+	want := []string{"Starting…", "one", "two", "hi\uFFFD", "[2Jclean line", "last words"}
 	if got := messages([]byte(out), "a"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -33,9 +33,8 @@ type System interface {
 	// Try runs a shell command to its end as a user of its own that exists only
 	// for it, and returns an error if it did not exit 0.
 	Try(ctx context.Context, name, command string) error
-	// Log returns the last lines of one invocation of a unit, the one of st,
-	// oldest first.
-	Log(ctx context.Context, unit string, st UnitState, lines int) ([]string, error)
+	// Log returns the last lines of one invocation of a unit, oldest first.
+	Log(ctx context.Context, unit, invocation string, lines int) ([]string, error)
 }
 
 // Verb is what a job does.
@@ -54,8 +53,7 @@ type UnitState struct {
 	Sub        string // SubState
 	Invocation string // InvocationID in hex, "" before the first start
 	Since      time.Time
-	Started    time.Time // when it last began to start
-	Memory     int64     // bytes, 0 if not known
+	Memory     int64 // bytes, 0 if not known
 
 	// Of services.
 	Type        string // Type=

@@ -173,7 +173,7 @@ func (s *Systemd) Instances(ctx context.Context, template string) ([]string, err
 // Properties of org.freedesktop.systemd1(5) that make a UnitState. Asking for
 // these, all at once, takes PID 1 a quarter of the time that GetAll takes.
 var (
-	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "StateChangeTimestamp", "InactiveExitTimestamp"}
+	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "StateChangeTimestamp"}
 	serviceProps = []string{"Type", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "MainPID", "TimeoutStopUSec", "MemoryCurrent"}
 )
 
@@ -217,9 +217,6 @@ func stateOf(props map[string]dbus.Variant) UnitState {
 	}
 	if us := prop[uint64](props, "StateChangeTimestamp"); us > 0 {
 		st.Since = time.UnixMicro(int64(us))
-	}
-	if us := prop[uint64](props, "InactiveExitTimestamp"); us > 0 {
-		st.Started = time.UnixMicro(int64(us))
 	}
 	if us := prop[uint64](props, "TimeoutStopUSec"); us > 0 && us < 1<<53 {
 		st.StopTimeout = time.Duration(us) * time.Microsecond

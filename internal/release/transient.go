@@ -56,7 +56,7 @@ func (s *Systemd) Try(ctx context.Context, name, command string) error {
 	if err != nil {
 		return err
 	}
-	log, err := s.Log(clean, unit, st, logLines)
+	log, err := s.Log(clean, unit, st.Invocation, logLines)
 	if err != nil {
 		return err
 	}

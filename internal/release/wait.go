@@ -196,7 +196,7 @@ func (a *app) faultOf(ctx context.Context, unit string, st UnitState, suffix str
 
 // logOf is best effort: that a log cannot be read must not hide the failure.
 func (a *app) logOf(ctx context.Context, unit string, st UnitState) []string {
-	lines, err := a.sys.Log(ctx, unit, st, logLines)
+	lines, err := a.sys.Log(ctx, unit, st.Invocation, logLines)
 	if err != nil {
 		return []string{"(its log cannot be read: " + err.Error() + ")"}
 	}
