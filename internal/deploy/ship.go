@@ -26,9 +26,7 @@ func (h *Host) Ship(ctx context.Context, a *Artifact, mode delta.Mode) (Shipped,
 	sent, err := h.shipDelta(ctx, a, mode)
 	var refused *HostError
 	if errors.As(err, &refused) && refused.Code == protocol.CodeUnknownBase {
-		if err = h.reopen(ctx); err == nil { // the refusal has ended the session
-			sent, err = h.shipWhole(ctx, a, mode)
-		}
+		sent, err = h.shipWhole(ctx, a, mode)
 	}
 	if err != nil {
 		return sent, fmt.Errorf("ship %s: %w", a.Version(), err)
@@ -75,6 +73,11 @@ func (h *Host) send(ctx context.Context, a *Artifact, plan *delta.Plan, base *st
 		sent.Wire = stats.Wire
 		return err
 	}, nil)
+	if errors.As(err, new(*HostError)) { // which has ended the session
+		if rerr := h.reopen(ctx); rerr != nil {
+			return sent, errors.Join(err, rerr)
+		}
+	}
 	return sent, err
 }
 
