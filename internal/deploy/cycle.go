@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
@@ -39,13 +40,30 @@ const (
 	HostLost    = "host-lost"    // the host finishes or undoes it by itself
 )
 
+// shipTime bounds sending an image, whole and over a slow line, beside the
+// deadline of its health.
+const shipTime = 5 * time.Minute
+
 // Deliver ships an image and makes it the running release. A release that was
-// not kept is a [RolledBackError]; c says in either case what happened.
-func (h *Host) Deliver(ctx context.Context, a *Artifact, mode delta.Mode, c *Cycle) error {
+// not kept is a [RolledBackError]; c says in either case what happened. The end
+// of ctx does not cut it short, since an activation is never left half-way: say
+// hears that it is waited for.
+func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(format string, args ...any)) error {
+	stop := context.AfterFunc(ctx, func() {
+		say("finishing the release that is on its way; Ctrl-C again leaves that to the host")
+	})
+	defer stop()
+	limit := h.project.deadline(h.slow) + shipTime
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
+	defer cancel()
+	return h.deliver(ctx, a, c)
+}
+
+func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 	c.Version = a.Version()
 	c.Phases = append(c.Phases, a.Phases...)
 	begin := time.Now()
-	sent, err := h.Ship(ctx, a, mode)
+	sent, err := h.Ship(ctx, a, delta.Fast)
 	c.Wire = sent.Wire
 	c.Phases = append(c.Phases, protocol.Phase{Name: "ship", Took: time.Since(begin)})
 	if err != nil {

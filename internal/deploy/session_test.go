@@ -300,3 +300,34 @@ func TestShip(t *testing.T) {
 		})
 	}
 }
+
+// A Ctrl-C while a release is on its way: it comes to its end, and a person is
+// told what is waited for.
+func TestDeliverIsNotInterrupted(t *testing.T) {
+	p, a, _, _ := shipping(t)
+	is := a.Digest.String()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	said := make(chan string, 1)
+	h := &Host{project: p}
+	s, err := greet(t.Context(), fakeHost(t, nil, welcome(protocol.Welcome{Images: []string{is}}), turn{
+		want:   protocol.Request{Activate: &protocol.Activate{App: "shop", Digest: is, Settings: p.settings(false), By: whoAmI()}},
+		answer: []protocol.Event{{Result: &protocol.Result{Outcome: protocol.Committed, Release: "r1", Serving: "r1"}, Done: true}},
+	}), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Session = s
+	var c Cycle
+	if err := h.Deliver(ctx, a, &c, func(format string, _ ...any) { said <- format }); err != nil || c.Serving != "r1" {
+		t.Errorf("%v, %+v", err, c)
+	}
+	select {
+	case text := <-said:
+		if !strings.Contains(text, "Ctrl-C again") {
+			t.Errorf("said %q", text)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("said nothing")
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"devbox/internal/protocol"
 	"devbox/internal/provision"
 	"devbox/internal/remote"
-	"devbox/internal/sync/delta"
 	"devbox/internal/ui"
 	"devbox/internal/vm"
 
@@ -244,11 +243,7 @@ func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error
 	} else {
 		s = u.Step("ship and activate %s, %s", a.Version(), ui.Bytes(a.Size))
 	}
-	// An interrupt waits for the end: an activation is never left half-way.
-	limit := p.deadline(h.slow) + 5*time.Minute
-	dctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
-	defer cancel()
-	err = h.Deliver(dctx, a, delta.Fast, c)
+	err = h.Deliver(ctx, a, c, u.Say)
 	c.Took = time.Since(begin)
 	result := ""
 	if c.Outcome == protocol.Unchanged {

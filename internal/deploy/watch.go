@@ -9,7 +9,6 @@ import (
 
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
-	"devbox/internal/sync/delta"
 	"devbox/internal/sync/watch"
 	"devbox/internal/ui"
 	"devbox/internal/vm"
@@ -253,11 +252,7 @@ func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) er
 	if err != nil {
 		return err
 	}
-	// From here on a save or a Ctrl-C waits: an activation is never left half-way.
-	limit := f.project.deadline(f.host.slow) + time.Minute
-	dctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
-	defer cancel()
-	return f.host.Deliver(dctx, a, delta.Fast, c)
+	return f.host.Deliver(ctx, a, c, f.note)
 }
 
 func names(changes []watch.Change) []string {
