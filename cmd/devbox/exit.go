@@ -57,7 +57,7 @@ func exitCode(err error) int {
 		return exitRolledBack
 	case errors.As(err, &refused) && refused.Busy():
 		return exitBusy
-	case errors.Is(err, deploy.ErrLost):
+	case deploy.Lost(err):
 		return exitUnknown
 	default:
 		return exitFailed

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
 	"devbox/internal/config"
 	"devbox/internal/deploy"
 	"devbox/internal/protocol"
+	"devbox/internal/remote"
 )
 
 func TestCycleLine(t *testing.T) {
@@ -79,6 +82,7 @@ func TestExitCodes(t *testing.T) {
 		{"busy", &deploy.HostError{Code: protocol.CodeBusy}, exitBusy},
 		{"refused", &deploy.HostError{}, exitFailed},
 		{"lost", deploy.ErrLost, exitUnknown},
+		{"lost with the connection", fmt.Errorf("read from devbox-host: %w", remote.ErrLost), exitUnknown},
 		{"interrupted", errInterrupted, exitInterrupted},
 		{"interrupted while wrong", errors.Join(badInput{context.Canceled}, errInterrupted), exitInterrupted},
 		{"the remote command's own", exitWith{errors.New("exit status 42"), 42}, 42},
@@ -88,6 +92,21 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+func TestReadYes(t *testing.T) {
+	for answer, want := range map[string]bool{"y\n": true, "Yes\n": true, "n\n": false, "\n": false, "": false, "yesterday\n": false} {
+		if err := readYes(t.Context(), strings.NewReader(answer)); (err == nil) != want {
+			t.Errorf("%q: %v", answer, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errInterrupted)
+	silence, w := io.Pipe()
+	defer w.Close()
+	if err := readYes(ctx, silence); !errors.Is(err, errInterrupted) {
+		t.Errorf("Ctrl-C: %v", err)
 	}
 }
 

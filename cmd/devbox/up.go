@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"devbox/internal/deploy"
@@ -104,7 +105,7 @@ func newDestroy(a *app) *cobra.Command {
 				return err
 			}
 			if !o.yes {
-				if err := a.confirm(fmt.Sprintf("remove the machine of %s and all data on it?", p.Config.Name), "--yes"); err != nil {
+				if err := a.confirm(c.Context(), fmt.Sprintf("remove the machine of %s and all data on it?", p.Config.Name), "--yes"); err != nil {
 					return err
 				}
 			}
@@ -140,15 +141,29 @@ func (a *app) done(state string, changed bool) {
 }
 
 // confirm asks a person; without a terminal it refuses and names the flag.
-func (a *app) confirm(question, flag string) error {
+func (a *app) confirm(ctx context.Context, question, flag string) error {
 	if !a.ui.TTY() || !ui.IsTerminal(a.stdin) {
 		return badInput{fmt.Errorf("%s give %s to say so without a terminal", question, flag)}
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
-	var answer string
-	fmt.Fscanln(a.stdin, &answer)
-	if strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
-		return nil
+	return readYes(ctx, a.stdin)
+}
+
+// readYes reads one line. A Ctrl-C does not wait for it.
+func readYes(ctx context.Context, in io.Reader) error {
+	answered := make(chan string, 1)
+	go func() {
+		var answer string
+		fmt.Fscanln(in, &answer)
+		answered <- answer
+	}()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case answer := <-answered:
+		if strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
+			return nil
+		}
+		return errors.New("not confirmed; nothing was changed")
 	}
-	return errors.New("not confirmed; nothing was changed")
 }

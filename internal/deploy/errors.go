@@ -61,8 +61,8 @@ func (e *RolledBackError) Error() string {
 	return b.String()
 }
 
-// lost tells whether err means that the host cannot be reached any more.
-func lost(err error) bool {
+// Lost tells whether err means that the host cannot be reached any more.
+func Lost(err error) bool {
 	return errors.Is(err, ErrLost) || errors.Is(err, remote.ErrLost)
 }
 

@@ -171,10 +171,10 @@ func TestActivateThatEndsBadly(t *testing.T) {
 		turn turn
 		is   func(error) bool
 	}{
-		{"the connection goes in the middle", turn{answer: []protocol.Event{{Plan: &protocol.Plan{}}}, hangup: true}, lost},
+		{"the connection goes in the middle", turn{answer: []protocol.Event{{Plan: &protocol.Plan{}}}, hangup: true}, Lost},
 		{"another one is under way", turn{answer: []protocol.Event{{Error: "ann activates", Code: protocol.CodeBusy}}}, func(err error) bool {
 			var refused *HostError
-			return errors.As(err, &refused) && refused.Busy() && !lost(err)
+			return errors.As(err, &refused) && refused.Busy() && !Lost(err)
 		}},
 		{"no result", turn{answer: []protocol.Event{done}}, func(err error) bool { return strings.Contains(err.Error(), "without a result") }},
 	} {

@@ -99,7 +99,7 @@ func (f *follower) run(ctx context.Context, stopLogs *func()) error {
 		if ctx.Err() != nil {
 			return errQuit
 		}
-		if lost(err) {
+		if Lost(err) {
 			if losses++; losses == lostLimit {
 				return err
 			}
@@ -226,7 +226,7 @@ func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 		batch.Commit()
 	}
 	f.opts.Report(WatchEvent{Cycle: c})
-	if lost(err) {
+	if Lost(err) {
 		return err
 	}
 	return nil
@@ -277,7 +277,7 @@ func (c *Cycle) fail(err error) {
 		c.Outcome = BuildFailed
 	case errors.As(err, &problems):
 		c.Outcome = BadImage
-	case lost(err):
+	case Lost(err):
 		c.Outcome = HostLost
 	default:
 		c.Outcome = protocol.Failed
