@@ -13,6 +13,8 @@ import (
 	"devbox/internal/deploy"
 	"devbox/internal/protocol"
 	"devbox/internal/remote"
+	"devbox/internal/ui"
+	"devbox/internal/vm"
 )
 
 func TestCycleLine(t *testing.T) {
@@ -121,5 +123,17 @@ func TestAgo(t *testing.T) {
 		if got := ago(time.Now().Add(-d)); got != want {
 			t.Errorf("%v ago is %q, want %q", d, got, want)
 		}
+	}
+}
+
+func TestStatusOfAHostThatDoesNotAnswer(t *testing.T) {
+	var out, said strings.Builder
+	a := &app{ui: ui.New(&out, &said, ui.Options{})}
+	a.printStatus(report{Machine: machineReport{"nspawn", vm.Status{State: vm.Running}}, Problem: "connection refused"})
+	if want := "machine  nspawn, running\nproblem  connection refused\n"; out.String() != want {
+		t.Errorf("printed %q, want %q", &out, want)
+	}
+	if want := "hint: `devbox up` puts right what it can\n"; said.String() != want {
+		t.Errorf("said %q, want %q", &said, want)
 	}
 }

@@ -117,6 +117,7 @@ func (a *app) printStatus(r report) {
 	}
 	if r.Problem != "" {
 		a.ui.Result("problem  %s", r.Problem)
+		a.ui.Say("hint: `devbox up` puts right what it can")
 	}
 }
 
