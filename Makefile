@@ -9,7 +9,7 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/devbox
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 
-.PHONY: build demo test lint bench cross fuzz clean
+.PHONY: build demo test lint bench cross clean
 
 build: ## bin/devbox, and the host programs beside it
 	$(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/devbox ./cmd/devbox
