@@ -35,17 +35,26 @@ Keys: r builds now, p pauses and goes on, q quits. With --json every event is on
 }
 
 func (a *app) watch(ctx context.Context, o watchOptions) error {
-	p, err := a.project()
+	load := func() (*deploy.Project, error) {
+		p, err := a.project()
+		if err != nil {
+			return nil, err
+		}
+		if err := p.CheckFiles(); err != nil {
+			return nil, badInput{err}
+		}
+		return p, nil
+	}
+	p, err := load()
 	if err != nil {
 		return err
-	}
-	if err := p.CheckFiles(); err != nil {
-		return badInput{err}
 	}
 	keys, restore := readKeys(ctx, a.stdin)
 	defer restore()
 	t := &transcript{app: a, quiet: o.quiet}
-	err = p.Watch(ctx, a.ui, deploy.WatchOptions{Keys: keys, Report: t.report})
+	for p != nil && err == nil {
+		p, err = p.Watch(ctx, a.ui, deploy.WatchOptions{Keys: keys, Report: t.report, Reload: load})
+	}
 	t.summary()
 	return err
 }
@@ -130,7 +139,7 @@ func cycleLine(c *deploy.Cycle) string {
 		fmt.Fprintf(&b, "%s", restarts(c))
 	case protocol.Unchanged:
 		b.WriteString("the image is the same, nothing restarted")
-	case deploy.BuildFailed, deploy.BadImage:
+	case deploy.BuildFailed, deploy.BadImage, deploy.BadSettings:
 		b.WriteString(c.Outcome + ", the running release serves on")
 	case protocol.RolledBack:
 		fmt.Fprintf(&b, "rolled back, %s serves on", c.Serving)

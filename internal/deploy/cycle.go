@@ -37,6 +37,7 @@ type Cycle struct {
 const (
 	BuildFailed = "build-failed" // the old release serves on
 	BadImage    = "bad-image"    // the old release serves on
+	BadSettings = "bad-settings" // the old release serves on, by the settings before
 	HostLost    = "host-lost"    // the host finishes or undoes it by itself
 )
 

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"devbox/internal/config"
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
 	"devbox/internal/sync/watch"
@@ -34,21 +38,29 @@ type WatchEvent struct {
 type WatchOptions struct {
 	Keys   <-chan Key
 	Report func(WatchEvent)
+	// Reload reads and checks devbox.yaml and the files it names again.
+	Reload func() (*Project, error)
 }
 
 // Watch brings the machine up, delivers the source as it is and then follows
 // every save until ctx ends or a person quits, both of which return nil.
 // What fails on the way is reported and the previous release serves on; an
-// error comes back only when following cannot go on.
-func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) error {
-	w, err := watch.New(ctx, watch.Options{Root: p.Config.Dir, Paths: p.Config.Watch.Paths, Ignore: p.Config.Watch.Ignore})
+// error comes back only when following cannot go on. When devbox.yaml or the
+// cloud-config has changed, it returns the project as it is now, to be watched
+// in place of this one.
+func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) (changed *Project, err error) {
+	paths := p.Config.Watch.Paths
+	if len(paths) > 0 { // else all is watched
+		paths = slices.Concat(paths, p.settingsFiles())
+	}
+	w, err := watch.New(ctx, watch.Options{Root: p.Config.Dir, Paths: paths, Ignore: p.Config.Watch.Ignore})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer w.Close()
 	h, err := p.Up(ctx, u)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f := &follower{project: p, ui: u, watcher: w, host: h, opts: o}
 	defer func() { f.host.Close() }()
@@ -58,13 +70,22 @@ func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) error {
 	folders, files := w.Watched()
 	f.note("watching %d files in %d folders of %s", files, folders, p.Config.Dir)
 	err = f.run(ctx, &stopLogs)
-	if errors.Is(err, errQuit) {
-		return nil
+	if errors.Is(err, errQuit) || errors.Is(err, errChanged) {
+		return f.changed, nil
 	}
-	return err
+	return nil, err
 }
 
-var errQuit = errors.New("quit")
+// settingsFiles say how to watch and what the machine is, relative to the
+// project.
+func (p *Project) settingsFiles() []string {
+	return []string{config.FileName, path.Clean(p.Config.CloudInit)}
+}
+
+var (
+	errQuit    = errors.New("quit")
+	errChanged = errors.New("devbox.yaml or the cloud-config has changed")
+)
 
 // follower is a running watch.
 type follower struct {
@@ -74,7 +95,8 @@ type follower struct {
 	host    *Host
 	opts    WatchOptions
 	paused  bool
-	cursor  string // of the last entry of the journal that was reported
+	changed *Project // what devbox.yaml says now, with errChanged
+	cursor  string   // of the last entry of the journal that was reported
 }
 
 func (f *follower) note(format string, args ...any) {
@@ -98,6 +120,9 @@ func (f *follower) run(ctx context.Context, stopLogs *func()) error {
 		err := f.cycle(ctx, batch)
 		if ctx.Err() != nil {
 			return errQuit
+		}
+		if errors.Is(err, errChanged) {
+			return err
 		}
 		if Lost(err) {
 			if losses++; losses == lostLimit {
@@ -204,8 +229,8 @@ func (f *follower) press(k Key) (now bool, err error) {
 	return false, nil
 }
 
-// cycle builds and delivers once. It returns the error of a lost host; all
-// others are reported.
+// cycle builds and delivers once. It returns the error of a lost host, and
+// errChanged; all others are reported.
 func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 	begin := time.Now()
 	c := &Cycle{At: begin}
@@ -215,7 +240,16 @@ func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 			f.note("%s changes during every build: the build writes it; add it to watch.ignore in devbox.yaml", path)
 		}
 	}
-	err := f.deliver(ctx, batch, c)
+	err := f.reload(ctx, batch)
+	if errors.Is(err, errChanged) {
+		f.note("%s changed: setting up by it", strings.Join(c.Trigger, ", "))
+		return err
+	}
+	if err == nil {
+		err = f.deliver(ctx, batch, c)
+	} else if !errors.Is(err, watch.ErrSuperseded) {
+		c.Outcome = BadSettings
+	}
 	if errors.Is(err, watch.ErrSuperseded) || ctx.Err() != nil && c.Outcome == "" {
 		return nil
 	}
@@ -230,6 +264,24 @@ func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 		return err
 	}
 	return nil
+}
+
+// reload reads the settings again if they are what changed.
+func (f *follower) reload(ctx context.Context, batch *watch.Batch) error {
+	if batch == nil || !slices.ContainsFunc(batch.Changes, func(c watch.Change) bool {
+		return slices.Contains(f.project.settingsFiles(), c.Path)
+	}) {
+		return nil
+	}
+	if err := batch.Settle(ctx); err != nil {
+		return err
+	}
+	changed, err := f.opts.Reload()
+	if err != nil {
+		return err
+	}
+	f.changed = changed
+	return errChanged
 }
 
 func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) error {
@@ -271,6 +323,7 @@ func (c *Cycle) fail(err error) {
 		rolled   *RolledBackError
 	)
 	switch {
+	case c.Outcome == BadSettings:
 	case errors.As(err, &rolled):
 		// the outcome is the host's own
 	case errors.As(err, &build):
