@@ -44,6 +44,7 @@ func exitCode(err error) int {
 		problems deploy.Problems
 		refused  *deploy.HostError
 		rolled   *deploy.RolledBackError
+		owned    *deploy.OwnedError
 		remote   exitWith
 	)
 	switch {
@@ -51,7 +52,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &remote):
 		return remote.code
-	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems):
+	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems), errors.As(err, &owned):
 		return exitBadInput
 	case errors.As(err, &rolled) && rolled.Result.Outcome == protocol.RolledBack:
 		return exitRolledBack

@@ -79,6 +79,7 @@ func TestExitCodes(t *testing.T) {
 		{"wrong use", badInput{errors.New("no such flag")}, exitBadInput},
 		{"devbox.yaml", config.Mistakes{{}}, exitBadInput},
 		{"image", deploy.Problems{{}}, exitBadInput},
+		{"another folder's machine", &deploy.OwnedError{}, exitBadInput},
 		{"rolled back", &deploy.RolledBackError{Result: protocol.Result{Outcome: protocol.RolledBack}}, exitRolledBack},
 		{"nothing may serve", &deploy.RolledBackError{Result: protocol.Result{Outcome: protocol.Failed}}, exitFailed},
 		{"busy", &deploy.HostError{Code: protocol.CodeBusy}, exitBusy},

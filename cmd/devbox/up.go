@@ -105,7 +105,7 @@ func newDestroy(a *app) *cobra.Command {
 				return err
 			}
 			if !o.yes {
-				if err := a.confirm(c.Context(), fmt.Sprintf("remove the machine of %s and all data on it?", p.Config.Name), "--yes"); err != nil {
+				if err := a.confirm(c.Context(), fmt.Sprintf("remove the machine of %s, %s, and all data on it?", p.Config.Name, p.Config.Dir), "--yes"); err != nil {
 					return err
 				}
 			}

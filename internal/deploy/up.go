@@ -63,9 +63,18 @@ func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Machine, error
 	if err != nil {
 		return nil, err
 	}
+	return m, p.start(ctx, u, m, why)
+}
+
+func (p *Project) start(ctx context.Context, u *ui.UI, m vm.Machine, why string) error {
 	st, err := m.Status(ctx)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if st.State != vm.Missing {
+		if err := p.checkOwner(); err != nil {
+			return err
+		}
 	}
 	if st.State == vm.Running && st.Drift != "" {
 		u.Say("note: %s", st.Drift)
@@ -76,16 +85,17 @@ func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Machine, error
 	if st.State == vm.Missing || st.State == vm.Broken {
 		s := u.Step("create the machine")
 		if err := s.End(m.Create(ctx, s.Progress()), ""); err != nil {
-			return nil, err
+			return err
 		}
+	}
+	if err := p.own(); err != nil {
+		return err
 	}
 	if st.State != vm.Running {
 		s := u.Step("boot the machine")
-		if err := s.End(m.Start(ctx, s.Progress()), ""); err != nil {
-			return nil, err
-		}
+		return s.End(m.Start(ctx, s.Progress()), "")
 	}
-	return m, nil
+	return nil
 }
 
 // bootPatience is how long a machine that was started may take to let devbox in.
@@ -306,12 +316,14 @@ func (p *Project) Down(ctx context.Context) (bool, error) {
 
 // Destroy removes the machine and its data. It reports whether there was any.
 func (p *Project) Destroy(ctx context.Context) (bool, error) {
-	return p.end(ctx, vm.Missing, func(m vm.Machine, ctx context.Context) error {
-		if err := m.Destroy(ctx); err != nil {
-			return err
-		}
-		return os.RemoveAll(p.MachineDir()) // what the forwarding of its ports kept there
-	})
+	return p.end(ctx, vm.Missing, p.destroy)
+}
+
+func (p *Project) destroy(m vm.Machine, ctx context.Context) error {
+	if err := m.Destroy(ctx); err != nil {
+		return err
+	}
+	return os.RemoveAll(p.MachineDir()) // its owner, and what the forwarding of its ports kept there
 }
 
 func (p *Project) end(ctx context.Context, already vm.State, end func(vm.Machine, context.Context) error) (bool, error) {
@@ -324,9 +336,18 @@ func (p *Project) end(ctx context.Context, already vm.State, end func(vm.Machine
 	if err != nil {
 		return false, err
 	}
+	return p.endMachine(ctx, m, already, end)
+}
+
+func (p *Project) endMachine(ctx context.Context, m vm.Machine, already vm.State, end func(vm.Machine, context.Context) error) (bool, error) {
 	st, err := m.Status(ctx)
 	if err != nil {
 		return false, err
+	}
+	if st.State != vm.Missing {
+		if err := p.checkOwner(); err != nil {
+			return false, err
+		}
 	}
 	if err := forward.Stop(ctx, p.MachineDir()); err != nil {
 		return false, err
