@@ -83,6 +83,7 @@ func makePlan(p place, t target, s seen, reasons map[string]why, down Down) Plan
 		m.files(u)
 	}
 	plan.Reload = plan.Attach || len(plan.DropIns) > 0 || len(plan.Vanished) > 0
+	m.orphaned()
 	for _, u := range t.Units {
 		m.sockets(u)
 	}
@@ -105,12 +106,13 @@ type planner struct {
 	plan    *Plan
 	changed map[string]string // unit -> why its files on the host are not the target's
 	cycled  map[string]string // service -> the socket that it makes room for
+	orphans map[string]string // service -> what became of its socket
 }
 
 // files decides about a unit's files on the host.
 func (m *planner) files(u unitFile) {
 	if m.changed == nil {
-		m.changed, m.cycled = map[string]string{}, map[string]string{}
+		m.changed, m.cycled, m.orphans = map[string]string{}, map[string]string{}, map[string]string{}
 	}
 	is := m.seen.Units[u.Name]
 	switch {
@@ -143,6 +145,32 @@ func (m *planner) files(u unitFile) {
 	}
 }
 
+// orphaned finds services whose socket is no longer theirs. One lives on with
+// what it has inherited, and would not start again: now is when to find out.
+func (m *planner) orphaned() {
+	for name, is := range m.seen.Units {
+		if !strings.HasSuffix(name, ".socket") || isTemplate(name) || is.Body == nil {
+			continue
+		}
+		was, err := image.ParseUnit(name, is.Body)
+		if err != nil {
+			continue // systemd could not read it either
+		}
+		to, ok := m.target.unit(name)
+		switch {
+		case !ok:
+			m.orphans[was.Service] = "its socket " + name + " is gone"
+		case to.Service != was.Service:
+			m.orphans[was.Service] = "its socket " + name + " is for " + to.Service + " now"
+			// It holds the port open.
+			if old, ok := m.seen.Units[was.Service]; ok && !old.State.gone() {
+				m.plan.Release = append(m.plan.Release, was.Service)
+			}
+		}
+	}
+	slices.Sort(m.plan.Release)
+}
+
 // sockets decides which sockets are opened again. One cannot be opened while
 // its service runs.
 func (m *planner) sockets(u unitFile) {
@@ -160,7 +188,7 @@ func (m *planner) sockets(u unitFile) {
 	m.plan.Sockets = append(m.plan.Sockets, u.Name)
 	m.plan.Public.Restart = append(m.plan.Public.Restart, protocol.UnitWhy{Unit: u.Name, Why: text})
 	m.cycled[u.Service] = u.Name
-	if is, ok := m.seen.Units[u.Service]; ok && !is.State.gone() {
+	if is, ok := m.seen.Units[u.Service]; ok && !is.State.gone() && !slices.Contains(m.plan.Release, u.Service) {
 		m.plan.Release = append(m.plan.Release, u.Service)
 	}
 }
@@ -172,6 +200,9 @@ func (m *planner) restarts(u unitFile) {
 	}
 	is := m.seen.Units[u.Name]
 	text := m.reason(u)
+	if text == "" {
+		text = m.orphans[u.Name]
+	}
 	if text == "" && m.cycled[u.Name] != "" {
 		text = "makes room for " + m.cycled[u.Name]
 	}

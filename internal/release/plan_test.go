@@ -110,6 +110,19 @@ func TestMakePlan(t *testing.T) {
 			down: DownRestart, want: Plan{Restart: []string{"bowl-store.service"}}},
 		{name: "a unit vanished", seen: func(s *seen) { s.Units["bowl-old.service"] = seenUnit{Body: []byte("x")} },
 			want: Plan{Vanished: []string{"bowl-old.service"}, Reload: true}},
+		{name: "a socket vanished: its service must start without it", seen: func(s *seen) {
+			s.Units["bowl-store.socket"] = seenUnit{Body: []byte("[Socket]\nListenStream=81\n"), State: UnitState{Active: "active"}}
+		}, want: Plan{Vanished: []string{"bowl-store.socket"}, Reload: true, Restart: []string{"bowl-store.service"}}},
+		{name: "a socket of another name vanished", seen: func(s *seen) {
+			s.Units["bowl-old.socket"] = seenUnit{Body: []byte("[Socket]\nListenStream=81\nService=bowl-store.service\n"), State: UnitState{Active: "active"}}
+		}, want: Plan{Vanished: []string{"bowl-old.socket"}, Reload: true, Restart: []string{"bowl-store.service"}}},
+		{name: "a socket goes to another service: the old one lets go of the port", seen: edit("bowl.socket", func(u *seenUnit) {
+			u.Body = []byte("[Socket]\nListenStream=80\nService=bowl-store.service\n[Install]\nWantedBy=sockets.target\n")
+		}), want: Plan{Attach: true, Reload: true, Release: []string{"bowl-store.service", "bowl.service"}, Sockets: []string{"bowl.socket"},
+			Restart: []string{"bowl-store.service", "bowl.service"}}},
+		{name: "a socket vanished whose service is idle", seen: func(s *seen) {
+			s.Units["bowl-backup.socket"] = seenUnit{Body: []byte("[Socket]\nListenStream=81\n"), State: UnitState{Active: "active"}}
+		}, want: Plan{Vanished: []string{"bowl-backup.socket"}, Reload: true}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package release
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"devbox/internal/protocol"
 )
@@ -95,6 +96,18 @@ func TestRealUnitChanges(t *testing.T) {
 	c.deploy(app, build(t, bad), env, protocol.RolledBack)
 	if got := m.get(t, 18087); !strings.HasPrefix(got, "one ") {
 		t.Errorf("port after rollback: %q", got)
+	}
+
+	// A socket that vanishes: its service cannot start without it, and the trial
+	// finds that out while the release before is there to go back to.
+	short := env
+	short.Health.Deadline = 2 * time.Second
+	r = c.deploy(app, build(t, next.with(socket, "")), short, protocol.RolledBack)
+	if r.Failure == nil || r.Failure.Unit != app+".service" {
+		t.Errorf("socket gone: %+v, plan %+v", r.Failure, r.Plan)
+	}
+	if got := m.get(t, 18087); !strings.HasPrefix(got, "one ") {
+		t.Errorf("after the socket came back: %q", got)
 	}
 
 	// A unit that vanishes is stopped and leaves nothing.
