@@ -31,6 +31,8 @@ type fake struct {
 	errs map[string][]error
 	// results of jobs that are not "done", each once.
 	results map[string][]string
+	// then has what a unit is when it is looked at next, the last for good.
+	then    map[string][]UnitState
 	halfway bool // the next attach leaves a service without its drop-ins
 }
 
@@ -109,7 +111,12 @@ func (f *fake) Enable(_ context.Context, units []string) error   { return f.ask(
 func (f *fake) Disable(_ context.Context, units []string) error  { return f.ask("disable") }
 func (f *fake) ResetFailed(_ context.Context, unit string) error { return nil }
 
-func (f *fake) Unit(_ context.Context, unit string) (UnitState, error) { return f.units[unit], nil }
+func (f *fake) Unit(_ context.Context, unit string) (UnitState, error) {
+	if next := f.then[unit]; len(next) > 0 {
+		f.units[unit], f.then[unit] = next[0], next[1:]
+	}
+	return f.units[unit], nil
+}
 
 func (f *fake) Instances(context.Context, string) ([]string, error) {
 	f.t.Error("there are no templates here")

@@ -2,10 +2,8 @@ package release
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -204,110 +202,4 @@ func (a *app) logOf(ctx context.Context, unit string, st UnitState) []string {
 		lines = lines[len(lines)-logLines:]
 	}
 	return lines
-}
-
-// stayUp is how long a unit that does not tell when it is ready must run before
-// it counts as good.
-const stayUp = 500 * time.Millisecond
-
-// settle judges restarted units: the health check passes before the deadline,
-// and no unit falls over meanwhile.
-func (a *app) settle(ctx context.Context, t target, units []string, limit time.Duration) error {
-	watched := map[string]UnitState{}
-	health := t.Release.Settings.Health
-	checked := health.URL == "" && health.Command == ""
-	var until time.Time
-	for _, u := range t.Units {
-		if u.Type != "socket" || isTemplate(u.Name) {
-			continue
-		}
-		// A service that falls over again and again takes its socket with it.
-		st, err := a.sys.Unit(ctx, u.Name)
-		if err != nil {
-			return err
-		}
-		watched[u.Name] = st
-	}
-	for _, unit := range units {
-		u, _ := t.unit(templateOf(unit))
-		if u.Type != "service" {
-			continue
-		}
-		st, err := a.sys.Unit(ctx, unit)
-		if err != nil {
-			return err
-		}
-		if st.Type == "oneshot" || st.gone() && st.Result == "success" && st.Type != "notify" && st.ExitCode == 0 {
-			continue // it has done its work, or a condition kept it from starting
-		}
-		watched[unit] = st
-		if checked && !tellsReady(st.Type) {
-			until = time.Now().Add(stayUp)
-		}
-	}
-	deadline := time.Now().Add(limit)
-	var why error
-	for pause := 5 * time.Millisecond; ; pause = min(pause*3/2, 100*time.Millisecond) {
-		if !checked {
-			checkCtx, cancel := context.WithDeadline(ctx, deadline)
-			err := a.check(checkCtx, health)
-			// A check that the deadline cut short says less than the one before.
-			if why == nil || checkCtx.Err() == nil {
-				why = err
-			}
-			checked = err == nil
-			cancel()
-		}
-		if err := a.stillUp(ctx, watched); err != nil {
-			return err
-		}
-		if checked && !time.Now().Before(until) {
-			return nil
-		}
-		if !checked && time.Now().After(deadline) {
-			return a.unhealthy(ctx, t, units, why)
-		}
-		time.Sleep(pause)
-	}
-}
-
-func tellsReady(kind string) bool { return strings.HasPrefix(kind, "notify") || kind == "dbus" }
-
-func (a *app) stillUp(ctx context.Context, watched map[string]UnitState) error {
-	for unit, was := range watched {
-		st, err := a.sys.Unit(ctx, unit)
-		if err != nil {
-			return err
-		}
-		if !st.up() || st.Invocation != was.Invocation || st.Restarts != was.Restarts {
-			if st.Invocation != was.Invocation {
-				st.Invocation = was.Invocation // the log that tells why is the old one's
-			}
-			return a.faultOf(ctx, unit, st, " soon after it was started")
-		}
-	}
-	return nil
-}
-
-// unhealthy says what the health check found last, with its own words if it has
-// any, and else with those of the service that was started last.
-func (a *app) unhealthy(ctx context.Context, t target, units []string, why error) error {
-	cause := fmt.Sprintf("not healthy within %s: %v", deadlineOf(t.Release.Settings.Health), why)
-	out := &fault{cause: cause}
-	for _, unit := range slices.Backward(units) {
-		if !strings.HasSuffix(unit, ".service") {
-			continue
-		}
-		st, err := a.sys.Unit(ctx, unit)
-		if err != nil {
-			return err
-		}
-		out.unit, out.log = unit, a.logOf(ctx, unit, st)
-		break
-	}
-	var f *fault
-	if errors.As(why, &f) {
-		out.log = append(out.log, f.log...)
-	}
-	return out
 }

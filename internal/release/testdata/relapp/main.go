@@ -35,6 +35,11 @@ func main() {
 		}
 		time.Sleep(time.Hour)
 	}
+	if mode == "shortly" {
+		notify("READY=1")
+		time.Sleep(20 * time.Millisecond)
+		panic("it was well for a moment")
+	}
 	l, err := net.FileListener(os.NewFile(3, "socket"))
 	if err != nil {
 		fmt.Println("relapp:", err)
