@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"devbox/internal/hint"
 )
 
 func main() {
@@ -33,11 +35,19 @@ func run() int {
 	if err == nil {
 		return exitOK
 	}
-	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errInterrupted) {
-		err = errInterrupted
-	}
+	err = interruption(ctx, err)
 	if !errors.As(err, new(silent)) {
 		a.ui.Error(err)
 	}
 	return exitCode(err)
+}
+
+// interruption is err, or where Ctrl-C is all that was wrong, that alone: what
+// was under way at the time is not to blame, and its cure none. A release that
+// was waited for has an error of its own.
+func interruption(ctx context.Context, err error) error {
+	if !errors.Is(context.Cause(ctx), errInterrupted) || !errors.Is(err, context.Canceled) && !errors.Is(err, errInterrupted) {
+		return err
+	}
+	return hint.Wrap(errInterrupted, "run the same command again: it goes on from here")
 }

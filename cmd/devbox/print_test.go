@@ -11,6 +11,7 @@ import (
 
 	"devbox/internal/config"
 	"devbox/internal/deploy"
+	"devbox/internal/hint"
 	"devbox/internal/protocol"
 	"devbox/internal/remote"
 	"devbox/internal/ui"
@@ -95,6 +96,28 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+func TestAnInterruptBlamesNothingElse(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	full := hint.Wrap(fmt.Errorf("unpack: %w", errInterrupted), "free space")
+	if err := interruption(ctx, full); !errors.Is(err, full) {
+		t.Errorf("without an interrupt: %v", err)
+	}
+	cancel(errInterrupted)
+	for _, err := range []error{full, fmt.Errorf("read: %w", context.Canceled)} {
+		got := interruption(ctx, err)
+		if got.Error() != "interrupted" || strings.Join(hint.All(got), "|") != "run the same command again: it goes on from here" || exitCode(got) != exitInterrupted {
+			t.Errorf("%v became %v, cures %q", err, got, hint.All(got))
+		}
+	}
+	// What came of the release that was waited for.
+	if err := interruption(ctx, deploy.ErrLost); !errors.Is(err, deploy.ErrLost) {
+		t.Errorf("a lost connection became %v", err)
+	}
+	if err := interruption(ctx, nil); err != nil {
+		t.Error(err)
 	}
 }
 

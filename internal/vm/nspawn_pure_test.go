@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -267,5 +268,30 @@ func TestLock(t *testing.T) {
 	}
 	if !fileExists(path) {
 		t.Error("the waiting one took the lock of a removed file")
+	}
+}
+
+func TestAnInterruptIsNoReasonToRemoveTheBaseSystem(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	n := &Nspawn{spec: Spec{Name: "shop", StateDir: t.TempDir(), CacheDir: t.TempDir()}}
+	r := baseRecipe(ctx)
+	base := filepath.Join(n.spec.CacheDir, "nspawn", fmt.Sprintf("debian-13-%s-%s.tar", r.Arch, r.key()))
+	if err := os.MkdirAll(filepath.Dir(base), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(base, []byte("no tar"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.unpackRoot(ctx, nil, nil); !strings.Contains(hint.Of(err), "remove "+base) {
+		t.Errorf("a broken tar: %v, cure %q", err, hint.Of(err))
+	}
+	why := errors.New("interrupted")
+	err := n.unpackRoot(ctx, nil, func(step string) {
+		if step == "unpack the base system" {
+			cancel(why)
+		}
+	})
+	if !errors.Is(err, why) || hint.Of(err) != "" {
+		t.Errorf("interrupted: %v, cure %q", err, hint.Of(err))
 	}
 }

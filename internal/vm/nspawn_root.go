@@ -91,8 +91,11 @@ func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) erro
 		"--xattrs", "--xattrs-include=*",
 	}}
 	if _, err := tar.run(ctx); err != nil {
-		cure := fmt.Sprintf("free space under %s, or remove %s to have it built again", n.spec.StateDir, base)
-		return hint.Wrap(fmt.Errorf("unpack %s: %w", base, err), cure)
+		err = fmt.Errorf("unpack %s: %w", base, err)
+		if ctx.Err() != nil {
+			return err
+		}
+		return hint.Wrap(err, fmt.Sprintf("free space under %s, or remove %s to have it built again", n.spec.StateDir, base))
 	}
 	root, err := os.OpenRoot(part)
 	if err != nil {
