@@ -67,6 +67,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := b.up(ctx); err != nil {
 		return err
 	}
+	var failed error
 	for _, part := range []struct {
 		key, name string
 		measure   func(context.Context, *report) error
@@ -83,12 +84,19 @@ func run(ctx context.Context, o options) (err error) {
 		say("measure %s", part.name)
 		begin := time.Now()
 		if err := part.measure(ctx, &r); err != nil {
-			return fmt.Errorf("measure %s: %w", part.name, err)
+			err = fmt.Errorf("measure %s: %w", part.name, err)
+			if ctx.Err() != nil {
+				return err
+			}
+			// What the others find is worth having.
+			say("error: %v", err)
+			failed = errors.Join(failed, fmt.Errorf("%s could not be measured", part.name))
+			r.Failed = append(r.Failed, part.name)
 		}
 		say("  took %s", time.Since(begin).Round(time.Second))
 	}
 	r.LoadAfter, r.Took = loadAverage(), time.Since(r.Began)
-	return r.write(o.out)
+	return errors.Join(failed, r.write(o.out))
 }
 
 func say(format string, args ...any) {

@@ -29,7 +29,10 @@ type report struct {
 	Resident, ResidentPeak int64
 
 	Air     samples
+	AirLost int // saves after which air had nothing running
 	Article flow
+
+	Failed []string // parts that could not be measured to their end
 }
 
 // facts are about the computer, without anything that names it.
@@ -85,10 +88,16 @@ const factor = 1.5
 func (r *report) targets() []target {
 	var all []target
 	for _, s := range r.Saves {
+		if len(s.Beyond) == 0 {
+			continue // not measured
+		}
 		all = append(all, target{fmt.Sprintf("save (%s) → new version answers, beyond the build", s.Name),
 			"≤ " + seconds(s.Target), seconds(s.Beyond.median()), s.Beyond.median() <= s.Target, s})
 	}
 	for _, s := range r.Saves {
+		if len(s.Floor) == 0 {
+			continue
+		}
 		ratio := s.ratio()
 		all = append(all, target{fmt.Sprintf("the same (%s), in times of systemd by hand (%s)", s.Name, seconds(s.Floor.median())),
 			fmt.Sprintf("≤ %.1f", factor), fmt.Sprintf("%.2f", ratio), ratio <= factor, s})
@@ -139,6 +148,9 @@ func (r *report) markdown(chart string) []byte {
 	p("| | |\n|---|---|")
 	for _, f := range append(slices.Clone(r.Facts), [2]string{"load average after", r.LoadAfter}) {
 		p("| %s | %s |", f[0], f[1])
+	}
+	for _, f := range r.Failed {
+		p("\n**Not measured to the end:** %s", f)
 	}
 	p("\n## Targets\n")
 	p("| | target | reached | |\n|---|---|---|---|")
@@ -235,5 +247,9 @@ func (r *report) sideBySide(p func(string, ...any)) {
 		parts = append(parts, fmt.Sprintf("%s %s", x.Name, seconds(x.Took.median())))
 	}
 	p("\nThe article's flow by step: %s. It ran beside devbox's app on the same machine, with the same", strings.Join(parts, ", "))
-	p("files in its image. air waits a second after a save, which is how it comes; it has no machine, image or units to deal with.\n")
+	p("files in its image. air waits a second after a save, which is how it comes; it has no machine, image or units to deal with.")
+	if r.AirLost > 0 {
+		p("After %d more saves nothing answered below air within %s, until the next save; they are not in its figures.", r.AirLost, airPatience)
+	}
+	p("")
 }

@@ -94,7 +94,7 @@ type phase struct {
 
 // settleTime is between two measurements: the host prepares the next image
 // then, and a person does not save faster either.
-const settleTime = 700 * time.Millisecond
+const settleTime = 500 * time.Millisecond
 
 // measureSaves does one save of each kind a round, and after each what systemd
 // takes for the same by hand, so that noise of the computer hits both.
@@ -110,12 +110,11 @@ func (b *bench) measureSaves(ctx context.Context, r *report) error {
 	}
 	b.version = c.Version
 	savers := make([]*saver, len(kinds))
-	r.Saves = make([]*saved, len(kinds))
 	for i, k := range kinds {
 		if savers[i], err = k.in(b.project); err != nil {
 			return err
 		}
-		r.Saves[i] = &saved{kind: k}
+		r.Saves = append(r.Saves, &saved{kind: k})
 	}
 	for n := range b.rounds + 1 {
 		for i, s := range savers {
