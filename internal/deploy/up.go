@@ -57,7 +57,8 @@ func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
 	return h, nil
 }
 
-// startMachine creates and boots what is missing of the machine.
+// startMachine creates and boots what is missing of the machine, after a look
+// at what would fail once that has taken its minutes.
 func (p *Project) startMachine(ctx context.Context, u *ui.UI) (vm.Machine, error) {
 	m, why, err := p.Machine(ctx)
 	if err != nil {
@@ -75,6 +76,9 @@ func (p *Project) start(ctx context.Context, u *ui.UI, m vm.Machine, why string)
 		if err := p.checkOwner(); err != nil {
 			return err
 		}
+	}
+	if err := forward.CanListen(ctx, p.MachineDir(), p.ports()); err != nil {
+		return err
 	}
 	if st.State == vm.Running && st.Drift != "" {
 		u.Say("note: %s", st.Drift)
@@ -264,15 +268,22 @@ func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error
 
 // forwardPorts opens machine.ports on this computer, in a process of its own.
 func (p *Project) forwardPorts(ctx context.Context, e vm.Endpoint) error {
-	spec := forward.Spec{Dir: p.MachineDir(), Version: p.Version, Endpoint: endpoint(e, p.Config.DeployUser), Options: p.dialOptions()}
-	for _, port := range p.Config.Machine.Ports {
-		spec.Ports = append(spec.Ports, forward.Port{Client: port.Client, Guest: port.Guest})
+	spec := forward.Spec{
+		Dir: p.MachineDir(), Version: p.Version, Ports: p.ports(), Endpoint: endpoint(e, p.Config.DeployUser), Options: p.dialOptions(),
 	}
 	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the machine's folder: %w", err)
 	}
 	_, err := forward.Start(ctx, spec, p.Paths.Executable, ForwardCommand)
 	return err
+}
+
+func (p *Project) ports() []forward.Port {
+	var all []forward.Port
+	for _, port := range p.Config.Machine.Ports {
+		all = append(all, forward.Port{Client: port.Client, Guest: port.Guest})
+	}
+	return all
 }
 
 // ForwardCommand is the hidden command of devbox that is the body of the
@@ -296,8 +307,8 @@ func (p *Project) Forwards() ([]Forward, error) {
 		open[port] = st.Pid != 0
 	}
 	var all []Forward
-	for _, port := range p.Config.Machine.Ports {
-		f := Forward{Port: forward.Port{Client: port.Client, Guest: port.Guest}}
+	for _, port := range p.ports() {
+		f := Forward{Port: port}
 		switch {
 		case !open[f.Port]:
 			f.Problem = "not open; `devbox up` opens it"

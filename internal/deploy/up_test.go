@@ -3,9 +3,14 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"errors"
+	"net"
 	"strings"
 	"testing"
 
+	"devbox/internal/config"
+	"devbox/internal/forward"
+	"devbox/internal/hint"
 	"devbox/internal/remote/sshtest"
 	"devbox/internal/ui"
 	"devbox/internal/vm"
@@ -55,5 +60,26 @@ func TestAMachineThatDoesNotAnswerIsStartedOnceMore(t *testing.T) {
 				t.Errorf("said %q", &said)
 			}
 		})
+	}
+}
+
+func TestAPortInUseIsFoundBeforeAMachineIsMade(t *testing.T) {
+	p, m := twin(t, t.TempDir()), &shelf{state: vm.Missing}
+	taken, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).Port
+	p.Config.Machine.Ports = []config.Port{{Client: port, Guest: 80}}
+	u := ui.New(&bytes.Buffer{}, &bytes.Buffer{}, ui.Options{})
+	err = p.start(t.Context(), u, m, "")
+	var used *forward.PortInUseError
+	if !errors.As(err, &used) || used.Port != port || !strings.Contains(hint.Of(err), "machine.ports") || len(m.did) > 0 {
+		t.Fatalf("error %v, cure %q, did %q", err, hint.Of(err), m.did)
+	}
+	taken.Close()
+	if err := p.start(t.Context(), u, m, ""); err != nil || len(m.did) != 2 {
+		t.Errorf("once it is free: %v, did %q", err, m.did)
 	}
 }

@@ -71,6 +71,19 @@ func Start(ctx context.Context, spec Spec, exe string, args ...string) (Status, 
 	return Running(spec.Dir)
 }
 
+// CanListen says whether [Start] can open the ports for dir: a port that is
+// taken, other than by dir's own process, is a [*PortInUseError].
+func CanListen(ctx context.Context, dir string, ports []Port) error {
+	status, err := Running(dir)
+	if err != nil {
+		return err
+	}
+	if err := (Spec{Ports: ports}).canListen(ctx, status.Ports); err != nil {
+		return fmt.Errorf("forward ports: %w", err)
+	}
+	return nil
+}
+
 // canListen opens and closes the ports of s, except those that are open for it
 // already.
 func (s Spec) canListen(ctx context.Context, open []Port) error {
