@@ -90,6 +90,8 @@ func initFiles(name string, keys []string) []initFile {
 		{"cloud-init/server.yaml", string(cloudinit.Render(keys))},
 		{units + ".service", fmt.Sprintf(`[Unit]
 Description=%[1]s
+# Never give up: a start limit would close the socket too, and requests be refused.
+StartLimitIntervalSec=0
 
 [Service]
 # Type=notify is better: systemd then knows when the app is ready (sd_notify(3)).
