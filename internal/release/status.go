@@ -52,6 +52,11 @@ func (h *Host) Status(ctx context.Context, name string) (protocol.Status, error)
 			us.Problem = ending(u.State)
 		case ours && t.wanted(f) && u.State.gone():
 			us.Problem = "should be running"
+		case u.State.Restarts == 1:
+			us.Problem = "restarted once by itself"
+		case u.State.Restarts > 1:
+			// Since it was started last: an activation that restarts it sets this back.
+			us.Problem = fmt.Sprintf("restarted %d times by itself", u.State.Restarts)
 		}
 		out.Units = append(out.Units, us)
 	}
