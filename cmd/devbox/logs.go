@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"devbox/internal/deploy"
 
@@ -18,8 +19,9 @@ func newLogs(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs [UNIT]",
 		Short: "show the journal of the app's units",
-		Long: `logs prints the last lines of the journal of all the app's units, or of one. With
---json every line is an entry of the journal as journalctl -o json gives it.`,
+		Long: `logs prints the last lines of the journal of all the app's units, or of one; a name
+without a suffix is a service's. With --json every line is an entry of the journal as
+journalctl -o json gives it.`,
 		Example: "  devbox logs -f\n  devbox logs bowl.service -n 200",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -34,7 +36,7 @@ func newLogs(a *app) *cobra.Command {
 			defer h.Close()
 			opts := deploy.LogOptions{Follow: o.follow, Lines: o.lines, JSON: a.json}
 			if len(args) == 1 {
-				opts.Unit = args[0]
+				opts.Unit = unitName(args[0])
 			}
 			return h.Logs(c.Context(), opts, a.stdout)
 		},
@@ -48,4 +50,12 @@ func newLogs(a *app) *cobra.Command {
 		return nil
 	}
 	return c
+}
+
+// unitName completes what systemctl would: bowl is bowl.service.
+func unitName(arg string) string {
+	if strings.Contains(arg, ".") {
+		return arg
+	}
+	return arg + ".service"
 }

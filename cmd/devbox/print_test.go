@@ -69,6 +69,14 @@ func TestLogLine(t *testing.T) {
 	}
 }
 
+func TestUnitName(t *testing.T) {
+	for in, want := range map[string]string{"shop": "shop.service", "shop.service": "shop.service", "shop.socket": "shop.socket", "shop@a": "shop@a.service"} {
+		if got := unitName(in); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	wrapped := func(err error) error { return silent{fmt.Errorf("up: %w", err)} }
 	for _, c := range []struct {
