@@ -36,14 +36,16 @@ func check(c *Config, d *decoder) {
 }
 
 func checkName(c *Config, d *decoder) {
+	cure := "write lower-case letters, digits and dashes, beginning with a letter, not ending with a dash, 32 at most"
+	if near := strings.ToLower(strings.ReplaceAll(c.Name, "_", "-")); nameRE.MatchString(near) {
+		cure = "write " + near
+	}
 	switch {
 	case !d.written("name") || nameRE.MatchString(c.Name):
 	case strings.Contains(c.Name, "_"):
-		d.wrong("name", fmt.Sprintf("%q has a `_`, where systemd-portabled cuts the name of an image", c.Name),
-			"write "+strings.ReplaceAll(c.Name, "_", "-"))
+		d.wrong("name", fmt.Sprintf("%q has a `_`, where systemd-portabled cuts the name of an image", c.Name), cure)
 	default:
-		d.wrong("name", fmt.Sprintf("%q is not a name", c.Name),
-			"write lower-case letters, digits and dashes, beginning with a letter, not ending with a dash, 32 at most")
+		d.wrong("name", fmt.Sprintf("%q is not a name", c.Name), cure)
 	}
 }
 

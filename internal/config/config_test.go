@@ -197,6 +197,18 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestTheNameInACureIsAllowed(t *testing.T) {
+	for name, want := range map[string]string{
+		"my_shop": "write my-shop", "Hello_App": "write hello-app", "Shop": "write shop",
+		"_shop": "write lower-case letters", "2_shops": "write lower-case letters", "My shop": "write lower-case letters",
+	} {
+		_, err := Load(repo(t, "name: '"+name+"'\nbuild: {command: make}\n", "cloud-init/server.yaml"))
+		if err == nil || !strings.Contains(err.Error(), "; "+want) {
+			t.Errorf("name %q: %v", name, err)
+		}
+	}
+}
+
 func TestLoadWithoutFile(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), FileName))
 	if err == nil || !strings.Contains(hint.Of(err), "devbox init") {
