@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"devbox/internal/deploy"
 	"devbox/internal/image"
@@ -159,11 +161,16 @@ func jsonNames(t reflect.Type) []string {
 	return names
 }
 
-// The program in the README is what a reader starts with.
+// The program in the README is what a reader starts with: it builds by what is
+// said there, and ends by itself as is said there.
 func TestTheReadmesProgramBuilds(t *testing.T) {
 	b, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
+	}
+	module := regexp.MustCompile("`go (mod init [a-z]+)` and this main.go").FindStringSubmatch(string(b))
+	if module == nil {
+		t.Fatal("README.md does not say how to make the module")
 	}
 	_, rest, _ := strings.Cut(string(b), "```go\n")
 	program, _, ok := strings.Cut(rest, "```\n")
@@ -171,15 +178,21 @@ func TestTheReadmesProgramBuilds(t *testing.T) {
 		t.Fatal("README.md has no Go program")
 	}
 	dir := t.TempDir()
-	for name, text := range map[string]string{"main.go": program, "go.mod": "module x\n\ngo 1.24\n"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{strings.Fields(module[1]), {"vet", "."}, {"build", "-o", "hello", "."}} {
+		step := exec.Command("go", args...)
+		step.Dir = dir
+		if out, err := step.CombinedOutput(); err != nil {
+			t.Fatalf("go %v: %v\n%s", args, err, out)
 		}
 	}
-	build := exec.Command("go", "vet", ".")
-	build.Dir = dir
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "hello")).CombinedOutput()
+	if err == nil || ctx.Err() != nil || len(out) == 0 {
+		t.Errorf("without systemd's socket: %v, %q", err, out)
 	}
 }
 
