@@ -9,8 +9,13 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 )
+
+// logLimit is how long the log of a failed unit may take to read. Measured: 30
+// to 90 ms.
+const logLimit = 10 * time.Second
 
 // Log implements [System]. It also has what systemd says about the invocation,
 // which is all there is if the program was never started.
@@ -18,6 +23,9 @@ func (s *Systemd) Log(ctx context.Context, unit, invocation string, lines int) (
 	if invocation == "" {
 		return nil, nil
 	}
+	// A journald that is stuck must not hold up going back.
+	ctx, cancel := context.WithTimeout(ctx, logLimit)
+	defer cancel()
 	// A process that has just died may have lines on their way to journald.
 	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
 	// Of a process that died before journald looked at it, the journal knows
