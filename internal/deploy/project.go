@@ -51,7 +51,9 @@ func (p *Project) images() imageStore {
 }
 
 // patience is how much longer than on a real processor everything may take on
-// an emulated one. Measured under QEMU's TCG: a start of 0.2 s takes 4 to 8 s.
+// an emulated one. Seen under QEMU's TCG on a busy computer: a first restart of
+// 7.6 s, and a later one that was not ready within 10 s; a container there took
+// 0.2 to 0.8 s.
 const patience = 12
 
 // settings are what devbox.yaml says of a release on the dev machine.

@@ -13,8 +13,8 @@ import (
 	"unicode"
 )
 
-// logLimit is how long the log of a failed unit may take to read. Measured: 30
-// to 90 ms.
+// logLimit is how long the log of a failed unit may take to read, on a slow
+// machine, too.
 const logLimit = 10 * time.Second
 
 // Log implements [System]. It also has what systemd says about the invocation,
