@@ -14,7 +14,7 @@ type pace struct {
 	limit time.Duration // after which ceaseless activity is no longer waited for
 
 	last  time.Time // of the latest activity
-	chain time.Time // of the first activity that the batch after next has to tell
+	chain time.Time // of the first activity in a row without quiet between
 	ready bool      // there is something to hand out
 
 	out        bool // a batch is with the consumer
@@ -34,12 +34,13 @@ const (
 	loopWaitMax = 30 * time.Second
 )
 
-// touch notes activity, whether or not it changed content.
+// touch notes activity, whether or not it changed content. After quiet it is a
+// new chain: only what never ends is limited.
 func (p *pace) touch(now time.Time) {
-	p.last = now
-	if p.chain.IsZero() {
+	if p.chain.IsZero() || now.Sub(p.last) >= p.quiet {
 		p.chain = now
 	}
+	p.last = now
 }
 
 // change notes that the content of paths changed. It reports whether that

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ func TestPace(t *testing.T) {
 			{30, "change a", 1},
 			{40, "next", 40},
 			{40, "deliver a", 40},
+			{70, "touch... 1950", 0},
 			{1990, "change b", 1},
 			{1995, "next", 1995},
 			{1995, "deliver b", 1995},
@@ -51,6 +53,15 @@ func TestPace(t *testing.T) {
 			{1999, "settle", 2000},
 			{2001, "change c", 0},
 			{2500, "next", 2500},
+		},
+		"a save after quiet supersedes, however long the build takes": {
+			{0, "change a", 0},
+			{0, "deliver a", 0},
+			{0, "settle", 50},
+			{3000, "change a", 1},
+			{3010, "next", 3010},
+			{3010, "deliver a", 3010},
+			{9000, "change a", 1},
 		},
 		"after a batch that was not superseded the limit starts anew": {
 			{0, "change a", 0},
@@ -115,6 +126,14 @@ func TestPace(t *testing.T) {
 					}
 				case "touch":
 					p.touch(now)
+				case "touch...": // every 40 ms, until
+					until, err := strconv.Atoi(paths[0])
+					if err != nil {
+						t.Fatal(err)
+					}
+					for at := s.at; at <= until; at += 40 {
+						p.touch(epoch.Add(time.Duration(at) * time.Millisecond))
+					}
 				case "next":
 					p.finish(now)
 					got = due(p.deliverAt(now, paths))

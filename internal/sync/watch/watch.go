@@ -104,15 +104,19 @@ func (b *Batch) Context(ctx context.Context) (context.Context, context.CancelFun
 }
 
 // Settle waits until the batch may be shipped. It returns ErrSuperseded if
-// newer content makes that pointless.
+// newer content makes that pointless, also if that came after the quiet.
 func (b *Batch) Settle(ctx context.Context) error {
 	select {
 	case <-b.Superseded:
-		return ErrSuperseded
 	case <-b.Settled:
-		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+	select {
+	case <-b.Superseded:
+		return ErrSuperseded
+	default:
+		return nil
 	}
 }
 

@@ -394,6 +394,24 @@ func TestSupersede(t *testing.T) {
 	}
 }
 
+// A save that comes while what was built is packed: the tree had been quiet.
+func TestSupersedeAfterQuiet(t *testing.T) {
+	root := t.TempDir()
+	files(t, root, map[string]string{"a.go": "1"})
+	w := newWatcher(t, Options{Root: root})
+	for i := range 20 { // a select takes either of two that are ready
+		write(t, filepath.Join(root, "a.go"), fmt.Sprint("edit ", i))
+		b := next(t, w)
+		<-b.Settled
+		write(t, filepath.Join(root, "a.go"), fmt.Sprint("newer ", i))
+		<-b.Superseded
+		if err := b.Settle(t.Context()); !errors.Is(err, ErrSuperseded) {
+			t.Fatalf("Settle returned %v", err)
+		}
+		next(t, w).Commit()
+	}
+}
+
 func TestClose(t *testing.T) {
 	w := newWatcher(t, Options{Root: t.TempDir()})
 	failed := make(chan error)
