@@ -2,10 +2,12 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,20 +65,13 @@ func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(form
 func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 	c.Version = a.Version()
 	c.Phases = append(c.Phases, a.Phases...)
-	begin := time.Now()
-	sent, err := h.Ship(ctx, a, delta.Fast)
-	c.Wire = sent.Wire
-	c.Phases = append(c.Phases, protocol.Phase{Name: "ship", Took: time.Since(begin)})
-	if err != nil {
-		return err
+	result, err := h.shipAndActivate(ctx, a, c)
+	var refused *HostError
+	if errors.As(err, &refused) && refused.Code == protocol.CodeNoImage {
+		// The host deletes old images, and told of them once, as the session began.
+		h.Welcome.Images = slices.DeleteFunc(h.Welcome.Images, func(d string) bool { return d == a.Digest.String() })
+		result, err = h.shipAndActivate(ctx, a, c)
 	}
-	result, err := h.Activate(ctx, protocol.Activate{
-		App:      h.project.Config.Name,
-		Digest:   a.Digest.String(),
-		Settings: h.project.settings(h.slow),
-		By:       whoAmI(),
-		Source:   a.Source,
-	}, nil)
 	if err != nil {
 		return err
 	}
@@ -91,6 +86,23 @@ func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 	default:
 		return &RolledBackError{result}
 	}
+}
+
+func (h *Host) shipAndActivate(ctx context.Context, a *Artifact, c *Cycle) (protocol.Result, error) {
+	begin := time.Now()
+	sent, err := h.Ship(ctx, a, delta.Fast)
+	c.Wire = sent.Wire
+	c.Phases = append(c.Phases, protocol.Phase{Name: "ship", Took: time.Since(begin)})
+	if err != nil {
+		return protocol.Result{}, err
+	}
+	return h.Activate(ctx, protocol.Activate{
+		App:      h.project.Config.Name,
+		Digest:   a.Digest.String(),
+		Settings: h.project.settings(h.slow),
+		By:       whoAmI(),
+		Source:   a.Source,
+	}, nil)
 }
 
 // whoAmI names the person at this computer, for the host's history.

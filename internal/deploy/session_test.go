@@ -301,6 +301,28 @@ func TestShip(t *testing.T) {
 	}
 }
 
+// Back to what was saved long ago: the host has told of that image and has
+// deleted it since.
+func TestDeliverSendsWhatTheHostHasDeleted(t *testing.T) {
+	p, a, old, image := shipping(t)
+	was, is := a.prev.digest.String(), a.Digest.String()
+	activate := protocol.Request{Activate: &protocol.Activate{App: "shop", Digest: is, Settings: p.settings(false), By: whoAmI()}}
+	h := &Host{project: p}
+	var err error
+	h.Session, err = greet(t.Context(), fakeHost(t, nil, welcome(protocol.Welcome{Current: was, Images: []string{was, is}}),
+		turn{want: activate, answer: []protocol.Event{{Error: "no such image on this host", Code: protocol.CodeNoImage}}},
+		turn{want: protocol.Request{Receive: &protocol.Receive{App: "shop", Digest: is, Size: a.Size, Base: was}}, base: old, image: image, answer: []protocol.Event{done}},
+		turn{want: activate, answer: []protocol.Event{{Result: &protocol.Result{Outcome: protocol.Committed, Release: "r7", Serving: "r7"}, Done: true}}},
+	), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c Cycle
+	if err := h.Deliver(t.Context(), a, &c, t.Logf); err != nil || c.Serving != "r7" || c.Wire == 0 {
+		t.Errorf("%v, %+v", err, c)
+	}
+}
+
 // A Ctrl-C while a release is on its way: it comes to its end, and a person is
 // told what is waited for.
 func TestDeliverIsNotInterrupted(t *testing.T) {

@@ -110,7 +110,8 @@ type Event struct {
 
 // Codes of errors that a client can act on by itself.
 const (
-	CodeUnknownBase = "unknown-base" // send the whole image instead
+	CodeUnknownBase = "unknown-base" // of a Receive: send the whole image instead
+	CodeNoImage     = "no-image"     // of an Activate: send the image first
 	CodeBusy        = "busy"         // another activation holds the lock
 	CodeProtocol    = "protocol"     // install the matching devbox-host
 )

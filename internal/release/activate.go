@@ -68,8 +68,10 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.sumsOf(ctx, req.Digest); err != nil {
-		return nil, hint.Wrap(err, "send it first")
+	if _, err := a.sumsOf(ctx, req.Digest); errors.Is(err, errNoImage) {
+		return nil, hint.Wrap(&CodedError{protocol.CodeNoImage, err}, "send it first")
+	} else if err != nil {
+		return nil, err
 	}
 	next := protocol.Release{ID: "r" + strconv.Itoa(st.Last+1), Digest: req.Digest, Settings: req.Settings,
 		By: req.By, Source: req.Source, At: time.Now().UTC().Truncate(time.Second)}

@@ -43,6 +43,9 @@ func TestRealFirstThenTemplateThenUnit(t *testing.T) {
 	if a := c.activate(app, two, protocol.Settings{}); a.Result == nil || a.Result.Outcome != protocol.Unchanged {
 		t.Fatalf("the same again: %+v", a)
 	}
+	if a := c.activate(app, build(t, base.with("usr/share/relapp/page", "never sent")), protocol.Settings{}); a.Code != protocol.CodeNoImage {
+		t.Fatalf("an image that is not here: %+v", a)
+	}
 }
 
 // Unit files, environment, sockets and profiles that change, come and go.
