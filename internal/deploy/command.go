@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"devbox/internal/hint"
 )
 
 // BuildError is a build command that did not end well.
@@ -31,9 +33,13 @@ func (e *BuildError) Unwrap() error { return e.Err }
 // buildTail is how many lines of a failed build are shown.
 const buildTail = 40
 
+// errLeftRunning is a build command that ended well and left a process that
+// holds its output.
+var errLeftRunning = errors.New("it left a process running that holds its output")
+
 // runBuild runs command with sh in dir, env added to devbox's own environment.
-// When ctx ends, the whole process group is killed: a build tool's children
-// must not go on writing into the stage of the next build.
+// When it ends, and when ctx does, the whole process group is killed: what a
+// build leaves running must not write into the stage of the next one.
 func runBuild(ctx context.Context, command, dir string, env []string) error {
 	cmd := exec.CommandContext(ctx, "sh", "-c", command)
 	cmd.Dir = dir
@@ -44,6 +50,9 @@ func runBuild(ctx context.Context, command, dir string, env []string) error {
 	out := &tail{max: buildTail}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // most often nobody is left
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -53,6 +62,8 @@ func runBuild(ctx context.Context, command, dir string, env []string) error {
 		return nil
 	case errors.As(err, &exit):
 		return &BuildError{command, exit, out.lines()}
+	case errors.Is(err, exec.ErrWaitDelay):
+		return hint.Wrap(&BuildError{command, errLeftRunning, out.lines()}, "let build.command wait for it, or send its output elsewhere: `>/dev/null 2>&1 &`")
 	default:
 		return fmt.Errorf("start build command in %s: %w", dir, err)
 	}

@@ -113,6 +113,34 @@ func TestCancelKillsTheWholeProcessGroup(t *testing.T) {
 	}
 }
 
+// What goes on after the command would write into the next build's stage.
+func TestBuildCommandLeavesNothingRunning(t *testing.T) {
+	for _, c := range []struct {
+		name, redirect string
+		err            error
+	}{
+		{"it holds the output", "", errLeftRunning},
+		{"it holds nothing", ">/dev/null 2>&1", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := runBuild(t.Context(), "sleep 60 "+c.redirect+" & echo $! >child", dir, nil); !errors.Is(err, c.err) {
+				t.Errorf("got %v, want %v", err, c.err)
+			}
+			b, err := os.ReadFile(filepath.Join(dir, "child"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			child, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+			for begin := time.Now(); alive(child); time.Sleep(5 * time.Millisecond) {
+				if time.Since(begin) > 5*time.Second {
+					t.Fatalf("process %d still runs", child)
+				}
+			}
+		})
+	}
+}
+
 // alive is false for a zombie, too: its parent may never reap it.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
