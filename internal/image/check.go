@@ -228,7 +228,7 @@ func (c *checker) sharedState() {
 				users[d.Path] = u
 				continue
 			}
-			if first.Name == u.Name || !isYes(u.last("Service", "DynamicUser")) && !isYes(first.last("Service", "DynamicUser")) {
+			if first.Name == u.Name || !u.Yes("Service", "DynamicUser") && !first.Yes("Service", "DynamicUser") {
 				continue
 			}
 			if a, b := first.userName(), u.userName(); a != b {
@@ -243,7 +243,7 @@ func (c *checker) sharedState() {
 // name (systemd.exec(5)).
 func (u *Unit) userName() string {
 	name, _, _ := strings.Cut(strings.TrimSuffix(u.Name, ".service"), "@")
-	if user := u.last("Service", "User"); user != "" || !isYes(u.last("Service", "DynamicUser")) {
+	if user := u.Last("Service", "User"); user != "" || !u.Yes("Service", "DynamicUser") {
 		return cmp.Or(user, "root")
 	}
 	return name

@@ -15,9 +15,20 @@ import (
 // (systemd.service(5)); Debian's has sbin too.
 var searchPath = []string{"usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"}
 
+// inSearchPath finds the program that a bare name means, "" if there is none.
+func inSearchPath(fsys fs.FS, name string) string {
+	for _, dir := range searchPath {
+		file := path.Join(dir, name)
+		if _, err := fs.Stat(fsys, file); err == nil {
+			return file
+		}
+	}
+	return ""
+}
+
 func (c *checker) execs(u Unit) {
 	lines := u.execLines()
-	if len(lines) == 0 && u.last("Service", "SuccessAction") == "" {
+	if len(lines) == 0 && u.Last("Service", "SuccessAction") == "" {
 		c.add(Problem{Path: u.Path, Text: "the service runs nothing", Cure: "add ExecStart= in [Service]"})
 	}
 	for _, e := range lines {
@@ -39,13 +50,7 @@ func (c *checker) exec(u *Unit, e execLine) (text, cure string) {
 		if name == "" || strings.ContainsAny(name, "%/$") {
 			return "", "" // known only on the host
 		}
-		for _, dir := range searchPath {
-			if _, err := fs.Stat(c.fsys, path.Join(dir, name)); err == nil {
-				file = path.Join(dir, name)
-				break
-			}
-		}
-		if file == "" {
+		if file = inSearchPath(c.fsys, name); file == "" {
 			return fmt.Sprintf("%s is in no folder of programs in the image", name), "add it to the image, or write its whole path"
 		}
 	}

@@ -25,10 +25,10 @@ func (c *checker) unit(u Unit) {
 // starts checks that what a socket, timer or path starts is in the image.
 func (c *checker) starts(u Unit) {
 	want := u.Service
-	if u.Type == "socket" && isYes(u.last("Socket", "Accept")) {
+	if u.Type == "socket" && u.Yes("Socket", "Accept") {
 		want = strings.TrimSuffix(u.Name, ".socket") + "@.service"
 	}
-	if _, ok := c.units[want]; ok || !MatchesPrefix(want, c.Name) && strings.Contains(want, ".") && u.last(u.section(), "Unit") != "" {
+	if _, ok := c.units[want]; ok || !MatchesPrefix(want, c.Name) && strings.Contains(want, ".") && u.Last(u.section(), "Unit") != "" {
 		return // there, or a unit of the host that was named on purpose
 	}
 	c.add(Problem{Path: u.Path, Text: fmt.Sprintf("it starts %s, which is not among the units of this image", want),
@@ -67,7 +67,7 @@ func (c *checker) coupling(u Unit) {
 				if !ok || other.Type != "service" || name == u.Name {
 					continue
 				}
-				if field == "Requires" && other.last("Service", "Type") == "oneshot" {
+				if field == "Requires" && other.Last("Service", "Type") == "oneshot" {
 					continue
 				}
 				c.add(Problem{Path: u.Path, Line: o.line, Field: field, Warning: true,

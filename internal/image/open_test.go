@@ -21,7 +21,7 @@ func smallTree(t testing.TB) *Tree {
 	src := t.TempDir()
 	write(t, src+"/usr/bin/bowl", "#!/bin/sh\n", 0o755)
 	write(t, src+"/etc/long", strings.Repeat("0123456789", 2000), 0o644)
-	write(t, src+"/"+unitDir+"bowl.service", "[Service]\nExecStart=/usr/bin/link\n[X-Devbox]\nReads=\n", 0o644)
+	write(t, src+"/"+unitDir+"bowl.service", "[Service]\nExecStart=link\n[X-Devbox]\nReads=\n", 0o644)
 	write(t, src+"/"+unitDir+"other.service", "[Service]\nExecStart=/usr/bin/bowl\n", 0o644)
 	for link, to := range map[string]string{"usr/bin/link": "bowl", "bin": "usr/bin", "usr/bin/sh": "/usr/bin/shell"} {
 		if err := os.Symlink(to, filepath.Join(src, link)); err != nil {

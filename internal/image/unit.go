@@ -141,10 +141,37 @@ func (u *Unit) setting(section, name string) []option {
 	return u.values(section, func(n string) bool { return n == name })
 }
 
-// last is the value of a setting that keeps only its last assignment.
-func (u *Unit) last(section, name string) string {
+// Last is the value of a setting that keeps only its last assignment, "" if
+// there is none.
+func (u *Unit) Last(section, name string) string {
 	if all := u.setting(section, name); len(all) > 0 {
 		return all[len(all)-1].value
 	}
 	return ""
+}
+
+// Yes says whether a setting is switched on.
+func (u *Unit) Yes(section, name string) bool { return isYes(u.Last(section, name)) }
+
+// Words are all words of a list setting, such as the units of After=.
+func (u *Unit) Words(section, name string) []string {
+	var words []string
+	for _, o := range u.setting(section, name) {
+		for _, w := range strings.Fields(o.value) {
+			words = append(words, u.expand(w))
+		}
+	}
+	return words
+}
+
+// Section is what one section says, an assignment a line: equal for two files
+// that differ only in comments and the like.
+func (u *Unit) Section(name string) string {
+	var b strings.Builder
+	for _, o := range u.options {
+		if o.section == name {
+			b.WriteString(o.name + "=" + o.value + "\n")
+		}
+	}
+	return b.String()
 }

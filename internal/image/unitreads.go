@@ -17,11 +17,11 @@ func (u *Unit) collect() {
 		for _, o := range u.values("Socket", func(n string) bool { return strings.HasPrefix(n, "Listen") }) {
 			u.Listen = append(u.Listen, o.value)
 		}
-		u.Service = u.last("Socket", "Service")
+		u.Service = u.Last("Socket", "Service")
 	case "timer":
-		u.Service = u.last("Timer", "Unit")
+		u.Service = u.Last("Timer", "Unit")
 	case "path":
-		u.Service = u.last("Path", "Unit")
+		u.Service = u.Last("Path", "Unit")
 	}
 	if u.Service == "" && u.Type != "service" && u.Type != "target" {
 		u.Service = strings.TrimSuffix(u.Name, "."+u.Type) + ".service"

@@ -91,9 +91,18 @@ func readSmall(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// resolve adds to u.Reads the files behind those that u names: where links
-// lead, and what runs its scripts.
+// resolve adds to u.Execs what bare names of programs mean, and to u.Reads the
+// files behind those that u names: where links lead, and what runs its scripts.
 func (u *Unit) resolve(tf *treeFS) {
+	for _, e := range u.execLines() {
+		name := u.expand(e.name)
+		if name == "" || strings.ContainsAny(name, "%/$") {
+			continue
+		}
+		if file := inSearchPath(tf, name); file != "" && !slices.Contains(u.Execs, "/"+file) {
+			u.Execs = append(u.Execs, "/"+file)
+		}
+	}
 	for _, p := range slices.Concat(u.Execs, u.Reads) {
 		u.readBehind(tf, p)
 	}

@@ -86,8 +86,8 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	}
 	if req.All {
 		for _, u := range act.to.Units {
-			if act.to.wanted(u) && u.Type == "service" {
-				reasons[u.Name] = why{true, "restart of everything was asked for"}
+			if u.Type == "service" {
+				reasons[u.Name] = why{Restart: true, Text: "restart of everything was asked for"}
 			}
 		}
 	}
@@ -130,7 +130,7 @@ func (act *activation) compare(next protocol.Release) (map[string]why, image.Dif
 		return allOf(act.to, "first release"), none, nil
 	}
 	old, err := image.Open(act.image(short(cur.Digest)))
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, image.ErrBroken) {
 		return allOf(act.to, "the image that runs is no longer on disk to compare with"), none, nil
 	}
 	if err != nil {
@@ -171,7 +171,7 @@ func (t target) images() []image.Unit {
 func allOf(t target, text string) map[string]why {
 	m := map[string]why{}
 	for _, u := range t.Units {
-		m[u.Name] = why{true, text}
+		m[u.Name] = why{Restart: true, Text: text}
 	}
 	return m
 }
@@ -209,9 +209,9 @@ func (act *activation) keep(ctx context.Context) error {
 // change goes to the new release, and back if it is no good.
 func (act *activation) change(ctx context.Context) error {
 	j := journal{From: act.state.Current, To: act.to.Release, Plan: act.plan.Public, Before: map[string]string{}}
-	for name, u := range act.seen.Units {
-		if u.State.up() {
-			j.Before[name] = u.State.Invocation
+	for name, st := range act.seen.states() {
+		if st.up() {
+			j.Before[name] = st.Invocation
 		}
 	}
 	if err := writeJSON(act.place.journal(), j); err != nil {
@@ -227,6 +227,11 @@ func (act *activation) change(ctx context.Context) error {
 		return act.giveUp(ctx, &j, err)
 	}
 	crashpoint("healthy")
+	if act.plan.Reload {
+		if err := act.syncUnits(act.to); err != nil {
+			return act.giveUp(ctx, &j, err)
+		}
+	}
 	st, err := act.commit(act.state, j.To)
 	if err != nil {
 		return act.giveUp(ctx, &j, err)

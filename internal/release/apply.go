@@ -26,7 +26,7 @@ func (f *fault) Error() string { return f.cause }
 // install brings the files of a target into place: everything up to, and not
 // including, starting a unit. It may be interrupted at any point and repeated.
 func (a *app) install(ctx context.Context, t target, p *Plan, rep *report) error {
-	if err := a.stop(ctx, slices.Concat(p.Vanished, p.Release), graceful); err != nil {
+	if err := a.stop(ctx, p.Vanished, graceful); err != nil {
 		return err
 	}
 	if err := a.disable(ctx, slices.Concat(p.Vanished, p.Disable)); err != nil {
@@ -102,7 +102,9 @@ func (a *app) disable(ctx context.Context, units []string) error {
 // cleanUnits removes what is left of units that no image has any more.
 func (a *app) cleanUnits(ctx context.Context, units []string) error {
 	for _, name := range units {
-		err := errors.Join(os.RemoveAll(a.unitD(name)), removeIfThere(a.unit(name)), a.removeDropIn(name))
+		// The folder with the sandbox last: without it a unit could be started on
+		// the host's own root, and nobody would find it any more.
+		err := errors.Join(removeIfThere(a.unit(name)), os.RemoveAll(a.unitD(name)), a.removeDropIn(name))
 		if err != nil {
 			return err
 		}
@@ -138,6 +140,34 @@ func (a *app) writeDropIns(files map[string]string) error {
 	return nil
 }
 
+// syncUnits puts on disk what portabled and systemd wrote of a target's units,
+// which they do not do themselves: a power cut would leave empty unit files, of
+// which systemd thinks that they are masked.
+func (a *app) syncUnits(t target) error {
+	var names []string
+	for _, u := range t.Units {
+		files, err := filepath.Glob(filepath.Join(a.unitD(u.Name), "*.conf"))
+		if err != nil {
+			return err
+		}
+		names = append(append(names, a.unit(u.Name), a.unitD(u.Name)), files...)
+	}
+	// And the links of what is enabled.
+	for _, pattern := range []string{"*.wants", "*.requires", "*.upholds"} {
+		dirs, err := filepath.Glob(filepath.Join(a.root, unitDir, pattern))
+		if err != nil {
+			return err
+		}
+		names = append(names, dirs...)
+	}
+	for _, name := range append(names, filepath.Join(a.root, attachedDir), filepath.Join(a.root, unitDir)) {
+		if err := syncPath(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // run starts and restarts what a plan names, and judges the release by it.
 func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry time.Duration) error {
 	// Before any socket is opened: it closes again while its service is still
@@ -146,6 +176,10 @@ func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry tim
 		if err := a.sys.ResetFailed(ctx, unit); err != nil {
 			return err
 		}
+	}
+	// The sockets, too, or a visitor who comes now has the service started again.
+	if err := a.stop(ctx, slices.Concat(p.Release, p.Sockets), hurry); err != nil {
+		return err
 	}
 	for _, socket := range p.Sockets {
 		if err := a.restartAll(ctx, []string{socket}, deadlineOf(t.Release.Settings.Health), hurry); err != nil {

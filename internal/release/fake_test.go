@@ -109,6 +109,7 @@ func (f *fake) Attach(_ context.Context, path, prefix, profile string) error {
 func (f *fake) Reload(context.Context) error                     { return f.ask("reload") }
 func (f *fake) Enable(_ context.Context, units []string) error   { return f.ask("enable") }
 func (f *fake) Disable(_ context.Context, units []string) error  { return f.ask("disable") }
+func (f *fake) Revive() error                                    { return nil }
 func (f *fake) ResetFailed(_ context.Context, unit string) error { return nil }
 
 func (f *fake) Unit(_ context.Context, unit string) (UnitState, error) {

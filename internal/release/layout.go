@@ -65,7 +65,7 @@ func writeSynced(name string, data []byte) error {
 	if err := replaceFile(name, data); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
+	return syncPath(filepath.Dir(name))
 }
 
 // replaceFile is writeSynced without the folder: the rename itself may be lost.
@@ -95,17 +95,18 @@ func replaceFile(name string, data []byte) (err error) {
 	return err
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// syncPath puts a file or folder on disk.
+func syncPath(name string) error {
+	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return fmt.Errorf("sync folder %s: %w", dir, err)
+		return fmt.Errorf("sync %s: %w", name, err)
 	}
 	return nil
 }
@@ -127,7 +128,7 @@ func linkOver(target, name string) error {
 	if err := os.Rename(temp, name); err != nil {
 		return errors.Join(err, removeIfThere(temp))
 	}
-	return syncDir(filepath.Dir(name))
+	return syncPath(filepath.Dir(name))
 }
 
 func sameFile(a, b string) bool {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"devbox/internal/hint"
+	"devbox/internal/image"
 	"devbox/internal/protocol"
 )
 
@@ -46,7 +47,13 @@ func (a *app) observeUnit(ctx context.Context, t target, name string) (u seenUni
 	u.DropIn = string(dropIn)
 	u.Sandboxed = a.sandboxed(name, t.profile()) == nil
 	if isTemplate(name) {
-		u.Instances, err = a.sys.Instances(ctx, name)
+		names, err := a.sys.Instances(ctx, name)
+		u.Instances = map[string]UnitState{}
+		for _, instance := range names {
+			if u.Instances[instance], err = a.sys.Unit(ctx, instance); err != nil {
+				return u, err
+			}
+		}
 		return u, err
 	}
 	u.State, err = a.sys.Unit(ctx, name)
@@ -126,8 +133,8 @@ func (a *app) sandboxed(unit, profile string) error {
 	if err != nil {
 		return err
 	}
-	root := setting(section(marker, "Service"), "RootImage")
-	if filepath.Join(a.root, root) != a.attached() {
+	drop, err := image.ParseUnit(unit, marker)
+	if err != nil || filepath.Join(a.root, drop.Last("Service", "RootImage")) != a.attached() {
 		return fmt.Errorf("unit %s: %s has no RootImage=%s", unit, filepath.Join(a.unitD(unit), markerName), a.attached())
 	}
 	link := filepath.Join(a.unitD(unit), profileName)

@@ -2,6 +2,8 @@ package release
 
 import (
 	"bytes"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,11 +19,33 @@ type seen struct {
 
 // seenUnit is one unit of the target, or one that is attached still.
 type seenUnit struct {
-	Body      []byte   // of the attached unit file, nil if there is none
-	Sandboxed bool     // portabled's drop-ins are there and have the target's profile and path
-	DropIn    string   // devbox's drop-in, "" if there is none
-	Instances []string // of a template
+	Body      []byte               // of the attached unit file, nil if there is none
+	Sandboxed bool                 // portabled's drop-ins are there and have the target's profile and path
+	DropIn    string               // devbox's drop-in, "" if there is none
+	Instances map[string]UnitState // of a template, by name
 	State     UnitState
+}
+
+// states are those of all units and instances.
+func (s seen) states() iter.Seq2[string, UnitState] {
+	return func(yield func(string, UnitState) bool) {
+		for name, u := range s.Units {
+			if isTemplate(name) {
+				for instance, st := range u.Instances {
+					if !yield(instance, st) {
+						return
+					}
+				}
+			} else if !yield(name, u.State) {
+				return
+			}
+		}
+	}
+}
+
+func (s seen) has(unit string) bool {
+	_, ok := s.Units[unit]
+	return ok
 }
 
 // Plan is what is to be done, in the order of its fields. It is complete: doing
@@ -34,7 +58,7 @@ type Plan struct {
 	Disable  []string          // before Enable: their [Install] changed
 	Enable   []string
 	Reload   bool
-	Release  []string // stop these services so that their sockets can be opened
+	Release  []string // stop these services and Sockets, so that the latter can be opened
 	Sockets  []string // restart these
 	Restart  []string // restart these, in this order, and judge the release by them
 	Nudge    []string // start these too: they were down already, the release is not judged by them
@@ -51,6 +75,7 @@ func (p *Plan) Empty() bool {
 // why says of a unit what the change from one image to the other means to it.
 type why struct {
 	Restart bool
+	Ran     bool // and start it if it is down, also if it need not run
 	Text    string
 }
 
@@ -71,9 +96,10 @@ const (
 func makePlan(p place, t target, s seen, reasons map[string]why, down Down) Plan {
 	plan := Plan{Switch: !s.Linked, DropIns: map[string]string{}}
 	m := planner{place: p, target: t, seen: s, reasons: reasons, down: down, plan: &plan}
-	for name := range s.Units {
+	for name, is := range s.Units {
 		if _, ok := t.unit(name); !ok {
 			plan.Vanished = append(plan.Vanished, name)
+			plan.Vanished = slices.AppendSeq(plan.Vanished, maps.Keys(is.Instances))
 			plan.Public.Remove = append(plan.Public.Remove, protocol.UnitWhy{Unit: name, Why: "no longer in the image"})
 		}
 	}
@@ -126,7 +152,7 @@ func (m *planner) files(u unitFile) {
 	if m.changed[u.Name] != "" {
 		m.plan.Attach = true
 	}
-	if was := section(is.Body, "Install"); was != u.Install || is.Body == nil {
+	if was := installOf(u.Name, is.Body); was != u.Install || is.Body == nil {
 		if was != "" {
 			m.plan.Disable = append(m.plan.Disable, u.Name)
 		}
@@ -143,6 +169,16 @@ func (m *planner) files(u unitFile) {
 			m.changed[u.Name] = "its environment changed"
 		}
 	}
+}
+
+// installOf is the [Install] section of a unit file on the host, "" if systemd
+// could not read it either.
+func installOf(name string, body []byte) string {
+	was, err := image.ParseUnit(name, body)
+	if err != nil {
+		return ""
+	}
+	return was.Section("Install")
 }
 
 // orphaned finds services whose socket is no longer theirs. One lives on with
@@ -209,10 +245,7 @@ func (m *planner) restarts(u unitFile) {
 	wanted, up := m.target.wanted(u), is.State.up()
 	switch {
 	case isTemplate(u.Name):
-		if text != "" && len(is.Instances) > 0 {
-			for _, name := range is.Instances {
-				m.restart(name, text)
-			}
+		if m.instances(u, text) {
 			return
 		}
 	case u.Oneshot && is.Body == nil && u.Install != "":
@@ -224,7 +257,7 @@ func (m *planner) restarts(u unitFile) {
 				Why: text + ", in effect the next time it runs"})
 			return
 		}
-	case text != "" && (wanted || !is.State.gone()):
+	case text != "" && (wanted || !is.State.gone() || m.reasons[u.Name].Ran):
 		m.restart(u.Name, text)
 		return
 	case text != "":
@@ -239,6 +272,26 @@ func (m *planner) restarts(u unitFile) {
 		return
 	}
 	m.stay(u)
+}
+
+// instances restarts those of a template that run, if text is a reason to, and
+// those that have a reason of their own. It says whether there were any.
+func (m *planner) instances(u unitFile, text string) bool {
+	why := map[string]string{}
+	for name := range m.seen.Units[u.Name].Instances {
+		if text != "" {
+			why[name] = text
+		}
+	}
+	for name, r := range m.reasons {
+		if name != u.Name && templateOf(name) == u.Name && r.Restart {
+			why[name] = r.Text
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(why)) {
+		m.restart(name, why[name])
+	}
+	return len(why) > 0
 }
 
 func (m *planner) restart(unit, text string) {
@@ -307,7 +360,7 @@ func sortWhy(list []protocol.UnitWhy) {
 func reasonsOf(effects []image.Effect) map[string]why {
 	m := map[string]why{}
 	for _, e := range effects {
-		m[e.Unit] = why{e.Restart || e.Added, e.Why}
+		m[e.Unit] = why{Restart: e.Restart || e.Added, Text: e.Why}
 	}
 	return m
 }

@@ -67,16 +67,18 @@ func TestMakePlan(t *testing.T) {
 		{name: "nothing to do"},
 		{name: "only another image", seen: func(s *seen) { s.Linked = false }, want: Plan{Switch: true}},
 		{name: "a file that a service reads", seen: func(s *seen) { s.Linked = false },
-			reasons: map[string]why{"bowl.service": {true, "usr/share/x changed"}},
+			reasons: map[string]why{"bowl.service": {Restart: true, Text: "usr/share/x changed"}},
 			want:    Plan{Switch: true, Restart: []string{"bowl.service"}}},
 		{name: "restarts in the order of After=",
-			reasons: map[string]why{"bowl.service": {true, "x"}, "bowl-store.service": {true, "x"}},
+			reasons: map[string]why{"bowl.service": {Restart: true, Text: "x"}, "bowl-store.service": {Restart: true, Text: "x"}},
 			want:    Plan{Restart: []string{"bowl-store.service", "bowl.service"}}},
 		{name: "a oneshot is not run out of turn, what is idle is not started",
-			reasons: map[string]why{"bowl-restore.service": {true, "x"}, "bowl-backup.service": {true, "x"}}},
+			reasons: map[string]why{"bowl-restore.service": {Restart: true, Text: "x"}, "bowl-backup.service": {Restart: true, Text: "x"}}},
 		{name: "an idle service that runs right now restarts", seen: edit("bowl-backup.service", func(u *seenUnit) { u.State.Active = "active" }),
-			reasons: map[string]why{"bowl-backup.service": {true, "x"}},
+			reasons: map[string]why{"bowl-backup.service": {Restart: true, Text: "x"}},
 			want:    Plan{Restart: []string{"bowl-backup.service"}}},
+		{name: "what ran before runs again, also if it need not", reasons: map[string]why{"bowl-backup.service": {Restart: true, Ran: true, Text: "x"}},
+			want: Plan{Restart: []string{"bowl-backup.service"}}},
 		{name: "nothing is attached", seen: func(s *seen) { *s = seen{Units: map[string]seenUnit{}} },
 			want: Plan{Switch: true, Attach: true, Reload: true,
 				DropIns: map[string]string{"bowl.service": all.dropIn(p, "bowl.service"), "bowl-store.service": all.dropIn(p, "bowl-store.service"),
@@ -102,7 +104,7 @@ func TestMakePlan(t *testing.T) {
 		{name: "socket and service are down", seen: func(s *seen) { edit("bowl.socket", down)(s); edit("bowl.service", down)(s) },
 			want: Plan{Sockets: []string{"bowl.socket"}, Restart: []string{"bowl.service"}}},
 		{name: "another service is down: it does not judge the release", seen: edit("bowl-store.service", down),
-			reasons: map[string]why{"bowl.service": {true, "x"}},
+			reasons: map[string]why{"bowl.service": {Restart: true, Text: "x"}},
 			want:    Plan{Restart: []string{"bowl.service"}, Nudge: []string{"bowl-store.service"}}},
 		{name: "a service is down: restart it", seen: edit("bowl-store.service", down), down: DownRestart,
 			want: Plan{Restart: []string{"bowl-store.service"}}},
@@ -162,10 +164,21 @@ func TestPlanRestartsInstancesOfATemplate(t *testing.T) {
 	u := parsed(t, "bowl@.service", "[Service]\nExecStart=/x\n"+installed)
 	to := target{Release: protocol.Release{ID: "r1"}, Units: []unitFile{u}}
 	is := running(p, to, u)
-	is.State, is.Instances = UnitState{}, []string{"bowl@a.service", "bowl@b.service"}
-	got := makePlan(p, to, seen{Linked: true, Units: map[string]seenUnit{u.Name: is}}, map[string]why{u.Name: {true, "x"}}, DownRestart)
+	is.State, is.Instances = UnitState{}, map[string]UnitState{"bowl@a.service": {Active: "active"}, "bowl@b.service": {Active: "active"}}
+	got := makePlan(p, to, seen{Linked: true, Units: map[string]seenUnit{u.Name: is}}, map[string]why{u.Name: {Restart: true, Text: "x"}}, DownRestart)
 	if want := []string{"bowl@a.service", "bowl@b.service"}; !reflect.DeepEqual(got.Restart, want) {
 		t.Errorf("restarts %v, want %v", got.Restart, want)
+	}
+	// Going back, those that were touched, and those that have ended.
+	back := map[string]why{"bowl@b.service": {Restart: true, Ran: true, Text: "x"}, "bowl@c.service": {Restart: true, Ran: true, Text: "x"}}
+	got = makePlan(p, to, seen{Linked: true, Units: map[string]seenUnit{u.Name: is}}, back, DownNudge)
+	if want := []string{"bowl@b.service", "bowl@c.service"}; !reflect.DeepEqual(got.Restart, want) {
+		t.Errorf("going back restarts %v, want %v", got.Restart, want)
+	}
+	// Without its template an instance has nothing to run from.
+	got = makePlan(p, target{}, seen{Linked: true, Units: map[string]seenUnit{u.Name: is}}, nil, DownNudge)
+	if want := []string{"bowl@.service", "bowl@a.service", "bowl@b.service"}; !reflect.DeepEqual(got.Vanished, want) {
+		t.Errorf("vanished %v, want %v", got.Vanished, want)
 	}
 	is.Instances = nil
 	if got := makePlan(p, to, seen{Linked: true, Units: map[string]seenUnit{u.Name: is}}, nil, DownRestart); !got.Empty() {
@@ -201,11 +214,20 @@ func TestTouched(t *testing.T) {
 		"a.service": {State: UnitState{Active: "active", Invocation: "1"}},
 		"b.service": {State: UnitState{Active: "active", Invocation: "2x"}},
 		"c.service": {State: UnitState{Active: "failed", Invocation: "3"}},
-		"d.service": {State: UnitState{Active: "active", Invocation: "4"}},
+		"d.service": {State: UnitState{Active: "active", Invocation: "4"}},     // started meanwhile, from the other image
+		"e.service": {State: UnitState{Active: "activating", Invocation: "6"}}, // starts again and again
+		"f.service": {State: UnitState{Active: "inactive"}},
+		"g@.service": {Instances: map[string]UnitState{
+			"g@1.service": {Active: "active", Invocation: "7"}, "g@2.service": {Active: "active", Invocation: "8x"},
+		}},
 	}}
-	before := map[string]string{"a.service": "1", "b.service": "2", "c.service": "3", "gone.service": "5"}
+	before := map[string]string{"a.service": "1", "b.service": "2", "c.service": "3", "gone.service": "5",
+		"g@1.service": "7", "g@2.service": "8", "g@3.service": "9", "h@1.service": "10"}
 	got := touched(s, before, "r1")
-	want := map[string]why{"b.service": {true, "back to r1"}, "c.service": {true, "back to r1"}}
+	want := map[string]why{}
+	for _, name := range []string{"b.service", "c.service", "d.service", "e.service", "g@2.service", "g@3.service"} {
+		want[name] = why{Restart: true, Ran: true, Text: "back to r1"}
+	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -224,12 +246,12 @@ func TestDropIn(t *testing.T) {
 }
 
 func TestUnitFileSettings(t *testing.T) {
-	u := parsed(t, "bowl.service", "# [Install]\n[Unit]\nAfter=a.service b.service\nAfter=c.service\nBefore=d.service\n"+
+	u := parsed(t, "bowl.service", "# no section: \\\n[Unit]\nAfter=a.service b.service %p-x.service\nAfter=c.service\nBefore=d.service\n"+
 		"[Service]\nType=simple\nType = oneshot\n[Install]\n; no\nWantedBy=\\\n x.target\n")
-	if !u.Oneshot || u.Install != "WantedBy=  x.target\n" {
+	if !u.Oneshot || u.Install != "WantedBy=x.target\n" {
 		t.Errorf("%+v", u)
 	}
-	if !reflect.DeepEqual(u.Order, []string{"a.service", "b.service", "c.service"}) || !reflect.DeepEqual(u.Before, []string{"d.service"}) {
+	if !reflect.DeepEqual(u.Order, []string{"a.service", "b.service", "bowl-x.service", "c.service"}) || !reflect.DeepEqual(u.Before, []string{"d.service"}) {
 		t.Errorf("%v %v", u.Order, u.Before)
 	}
 	if parsed(t, "bowl.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\n").Oneshot {

@@ -58,6 +58,10 @@ func TestRealKilledAtEachStep(t *testing.T) {
 				t.Fatalf("it was not killed: %+v", a)
 			}
 			crash.close()
+			if tt.units {
+				// Killed again while it goes back, with the files in place already.
+				m.sh(t, "DEVBOX_HOST_CRASH_AT=drop-ins "+m.host+" recover "+app+" || true")
+			}
 			w := m.serve(t, "").hello(app)
 			t.Logf("recovered: %s", w.Recovered)
 			want := page
@@ -70,6 +74,10 @@ func TestRealKilledAtEachStep(t *testing.T) {
 			page = want
 			if problem := m.sh(t, m.host+" status --json "+app); strings.Contains(problem, `"problem"`) {
 				t.Errorf("status: %s", problem)
+			}
+			if off := m.sh(t, "for u in $(cd /etc/systemd/system.attached && ls -d "+app+"*.service "+app+"*.socket); do "+
+				"systemctl is-enabled -q $u || echo $u is not enabled; systemctl show -P NeedDaemonReload $u; done"); strings.Contains(off, "not") || strings.Contains(off, "yes") {
+				t.Errorf("after the next boot it would be otherwise: %s", off)
 			}
 			left := m.sh(t, "ls -a /var/lib/devbox/"+app+" /var/lib/devbox/"+app+"/images | grep -e '^.recv' -e '^.tmp' -e journal || true")
 			if left != "" && tt.at != "received" {

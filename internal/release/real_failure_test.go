@@ -39,7 +39,7 @@ func TestRealBadReleaseIsRolledBack(t *testing.T) {
 		{"fails its health check", []string{"etc/relapp/mode", "sick"}, healthy,
 			app + ".service", "/health answered 503", "mode sick"},
 		{"fails its health command", []string{"usr/share/relapp/page", "other"},
-			protocol.Settings{Health: protocol.Health{Command: "echo user is $(id -u); exit 7", Deadline: time.Second}},
+			protocol.Settings{Health: protocol.Health{Command: "x=$(id -u); echo user is ${x}; exit 7", Deadline: time.Second}},
 			app + ".service", "exited with status 7", "user is 6"},
 		{"program is missing", []string{service, strings.Replace(unit, "/usr/bin/relapp", "/usr/bin/nothing", 1)}, healthy,
 			app + ".service", "cannot be executed", "nothing"},
@@ -122,11 +122,14 @@ func TestRealSimpleServiceThatFallsOver(t *testing.T) {
 	side := "usr/lib/systemd/system/" + app + "-side.service"
 	base := standard(app, port)
 	c.deploy(app, build(t, base), protocol.Settings{}, protocol.Committed)
-	r := c.deploy(app, build(t, base.with("etc/relapp/mode", "late", side, strings.Replace(sideService, "Reads=/etc/side", "Reads=/etc/side /etc/relapp", 1))),
-		protocol.Settings{}, protocol.RolledBack)
-	t.Logf("%+v", r.Failure)
-	if r.Failure.Unit != app+"-side.service" || !strings.Contains(r.Failure.Cause, "exited with status 4 soon after") {
-		t.Errorf("failure %+v", r.Failure)
+	late := base.with("etc/relapp/mode", "late", side, strings.Replace(sideService, "Reads=/etc/side", "Reads=/etc/side /etc/relapp", 1))
+	// That another unit is healthy says nothing about this one.
+	for _, health := range []protocol.Health{{}, {URL: fmt.Sprintf("http://127.0.0.1:%d/health", port)}} {
+		r := c.deploy(app, build(t, late), protocol.Settings{Health: health}, protocol.RolledBack)
+		t.Logf("%+v", r.Failure)
+		if r.Failure.Unit != app+"-side.service" || !strings.Contains(r.Failure.Cause, "exited with status 4 soon after") {
+			t.Errorf("failure %+v", r.Failure)
+		}
 	}
 }
 

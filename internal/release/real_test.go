@@ -1,6 +1,7 @@
 package release
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -81,8 +82,16 @@ func TestRealUnitChanges(t *testing.T) {
 	}
 
 	// The port: stop the service, open the socket, start the service.
+	// A visitor who comes meanwhile does not have the service started again,
+	// which would keep the socket from being opened.
 	next = next.with(socket, strings.Replace(base.files[socket], "18086", "18087", 1))
+	visitors := m.command(fmt.Sprintf("for i in $(seq 400); do curl -s -m 1 http://127.0.0.1:%d/ >/dev/null; sleep 0.005; done; true", port))
+	if err := visitors.Start(); err != nil {
+		t.Fatal(err)
+	}
 	r = c.deploy(app, build(t, next), env, protocol.Committed)
+	_ = visitors.Process.Kill()
+	_ = visitors.Wait()
 	t.Log("socket:", phases(r.Phases))
 	if got := m.get(t, 18087); !strings.HasPrefix(got, "one ") {
 		t.Errorf("new port: %q %+v", got, r.Plan)

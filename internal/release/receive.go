@@ -84,7 +84,7 @@ func (a *app) receiveInto(ctx context.Context, dst *os.File, prepared bool, req 
 	if err := os.Rename(dst.Name(), a.image(version)); err != nil {
 		return err
 	}
-	return syncDir(a.images())
+	return syncPath(a.images())
 }
 
 // has tells whether the image is there already, whole. Then the file stays what
@@ -240,7 +240,7 @@ func (h *Host) Prepare(ctx context.Context, name string) error {
 		err = os.Rename(dst.Name(), next)
 	}
 	if err == nil {
-		return syncDir(a.images())
+		return syncPath(a.images())
 	}
 	return errors.Join(fmt.Errorf("prepare the next image: %w", err), removeIfThere(dst.Name()))
 }

@@ -151,7 +151,7 @@ func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) 
 		reasons = map[string]why{}
 		for _, u := range t.Units {
 			if u.Type == "service" {
-				reasons[u.Name] = why{true, "another image was in place"}
+				reasons[u.Name] = why{Restart: true, Text: "another image was in place"}
 			}
 		}
 	}
@@ -188,8 +188,8 @@ func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when
 // look reads a release's units and what the host has of them.
 func (a *app) look(ctx context.Context, r protocol.Release) (target, seen, error) {
 	img, err := image.Open(a.image(short(r.Digest)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return target{}, seen{}, fmt.Errorf("%w: %s", errNoImage, short(r.Digest))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, image.ErrBroken) {
+		return target{}, seen{}, fmt.Errorf("%w: %s: %w", errNoImage, short(r.Digest), err)
 	}
 	if err != nil {
 		return target{}, seen{}, err
@@ -208,18 +208,26 @@ func (a *app) undo(ctx context.Context, j *journal, rep *report, when When) erro
 	if j.From == nil {
 		return a.dismantle(ctx)
 	}
-	_, err := a.restore(ctx, *j.From, j.Before, rep, when, DownNudge)
+	_, err := a.restore(ctx, *j.From, j, rep, when, DownNudge)
 	return err
 }
 
-// restore brings a release back. before has the invocations of units that ran
-// it: those are left alone as long as they are the same.
-func (a *app) restore(ctx context.Context, r protocol.Release, before map[string]string, rep *report, when When, down Down) (Plan, error) {
+// restore brings a release back. j, if there is one, is the activation that is
+// to be undone: what it did not touch is left alone.
+func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *report, when When, down Down) (Plan, error) {
 	t, s, err := a.look(ctx, r)
 	if err != nil {
 		return Plan{}, err
 	}
-	p := makePlan(a.place, t, s, touched(s, before, r.ID), down)
+	var reasons map[string]why
+	if j != nil {
+		reasons = touched(s, j.Before, r.ID)
+	}
+	p := makePlan(a.place, t, s, reasons, down)
+	if j != nil && j.Plan.Reload {
+		// What is enabled, and what systemd has read, does not show in the files.
+		p.Enable, p.Reload = t.enabled(), true
+	}
 	if when == Online {
 		if err := a.stopHung(ctx, t, &p, s); err != nil {
 			return p, err
@@ -228,13 +236,22 @@ func (a *app) restore(ctx context.Context, r protocol.Release, before map[string
 	return p, a.carryOut(ctx, t, &p, rep, when)
 }
 
-// touched finds the units that ran before and have been stopped or restarted
-// since.
+// touched finds the units that an activation has stopped, started or restarted.
+// before has the invocations of those that were up.
 func touched(s seen, before map[string]string, id string) map[string]why {
 	m := map[string]why{}
-	for name, invocation := range before {
-		if u, ok := s.Units[name]; ok && (!u.State.up() || u.State.Invocation != invocation) {
-			m[name] = why{true, "back to " + id}
+	back := why{Restart: true, Ran: true, Text: "back to " + id}
+	for name, st := range s.states() {
+		if invocation, ran := before[name]; ran && !st.up() || !st.gone() && st.Invocation != invocation {
+			m[name] = back
+		}
+	}
+	// Instances that ended are not loaded any more.
+	for name := range before {
+		if tmpl := templateOf(name); tmpl != name && s.has(tmpl) {
+			if _, there := s.Units[tmpl].Instances[name]; !there {
+				m[name] = back
+			}
 		}
 	}
 	return m

@@ -81,6 +81,9 @@ func (s *session) serve(ctx context.Context, req protocol.Request) error {
 	if app := appOf(req); req.Hello == nil && app != s.app {
 		return &CodedError{protocol.CodeProtocol, fmt.Errorf("this session is about %q, the request about %q", s.app, app)}
 	}
+	if err := s.host.sys.Revive(); err != nil {
+		return err
+	}
 	switch {
 	case req.Hello != nil:
 		return s.hello(ctx, *req.Hello)

@@ -16,7 +16,7 @@ import (
 const stayUp = 500 * time.Millisecond
 
 // settle judges restarted units: the health check passes before the deadline,
-// and no unit falls over meanwhile.
+// and no unit falls over meanwhile, nor before it has been up for a moment.
 func (a *app) settle(ctx context.Context, t target, units []string, limit time.Duration) error {
 	health := t.Release.Settings.Health
 	w := watcher{app: a, target: t}
@@ -42,7 +42,7 @@ func (a *app) settle(ctx context.Context, t target, units []string, limit time.D
 			if why != nil {
 				return a.unhealthy(ctx, t, units, why)
 			}
-			return nil
+			return w.watch(ctx, until)
 		case <-time.After(pause):
 		}
 		if err := w.stillUp(ctx); err != nil {

@@ -20,6 +20,10 @@ type System interface {
 
 	// Unit reads the state of a unit; one that is not loaded is inactive.
 	Unit(ctx context.Context, unit string) (UnitState, error)
+	// Revive opens the connections again that have ended, as they do when PID 1
+	// is upgraded.
+	Revive() error
+
 	// Instances lists the loaded instances of a template unit.
 	Instances(ctx context.Context, template string) ([]string, error)
 	// ResetFailed also resets the counter of StartLimitBurst=.
@@ -64,6 +68,19 @@ type UnitState struct {
 	MainPID     int
 	StopTimeout time.Duration // TimeoutStopSec=, 0 for none
 }
+
+// stopLimit is how long a unit may take to stop before it is killed. systemd
+// does that itself; this is for units that it lets hang for ever.
+func (s UnitState) stopLimit() time.Duration {
+	if s.StopTimeout == 0 {
+		return defaultStop
+	}
+	return s.StopTimeout + killWait
+}
+
+// defaultStop is what a unit gets whose TimeoutStopSec= is infinity: the
+// default of DefaultTimeoutStopSec= in systemd-system.conf(5).
+const defaultStop = 90 * time.Second
 
 // up says whether a unit is running as far as its kind can.
 func (s UnitState) up() bool {

@@ -31,16 +31,34 @@ const callTime = time.Minute
 
 // Connect opens the connections. They live until Close.
 func Connect() (*Systemd, error) {
+	s := &Systemd{}
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Systemd) open() error {
 	conn, err := sd.NewConnection(dialManager)
 	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
+		return fmt.Errorf("connect to systemd: %w", err)
 	}
 	ask, err := dialManager()
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("connect to systemd: %w", err)
+		return fmt.Errorf("connect to systemd: %w", err)
 	}
-	return &Systemd{conn: conn, ask: ask}, nil
+	s.conn, s.ask = conn, ask
+	return nil
+}
+
+// Revive implements [System].
+func (s *Systemd) Revive() error {
+	if s.conn.Connected() && s.ask.Connected() {
+		return nil
+	}
+	s.Close()
+	return s.open()
 }
 
 // dialManager connects to PID 1 and makes sure that it listens: sd-bus as a
@@ -100,8 +118,12 @@ func (s *Systemd) Enable(ctx context.Context, units []string) error {
 func (s *Systemd) Disable(ctx context.Context, units []string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	if _, err := s.conn.DisableUnitFilesContext(ctx, units, false); err != nil {
-		return fmt.Errorf("disable %s: %w", strings.Join(units, " "), err)
+	// One by one: of several it takes none if one has no file, which is how a
+	// power cut while it was being attached leaves it.
+	for _, unit := range units {
+		if _, err := s.conn.DisableUnitFilesContext(ctx, []string{unit}, false); err != nil && !isError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+			return fmt.Errorf("disable %s: %w", unit, err)
+		}
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 type unitFile struct {
 	image.Unit
 	Body    []byte
-	Install string   // the [Install] section without comments, "" if there is none
+	Install string   // the [Install] section, see [image.Unit.Section], "" if there is none
 	Oneshot bool     // Type=oneshot that does not remain after exit
 	Order   []string // the units of After=
 	Before  []string // the units of Before=
@@ -56,6 +56,17 @@ func (t target) wanted(u unitFile) bool {
 		return true
 	}
 	return slices.ContainsFunc(t.Units, func(s unitFile) bool { return s.Type == "socket" && s.Service == u.Name })
+}
+
+// enabled are the units that start at boot, or with another.
+func (t target) enabled() []string {
+	var names []string
+	for _, u := range t.Units {
+		if u.Install != "" {
+			names = append(names, u.Name)
+		}
+	}
+	return names
 }
 
 func isTemplate(unit string) bool { return strings.Contains(unit, "@.") }
@@ -99,57 +110,11 @@ func (t target) names() string {
 }
 
 func newUnitFile(u image.Unit, body []byte) unitFile {
-	f := unitFile{Unit: u, Body: body, Install: section(body, "Install")}
-	service := section(body, "Service")
-	f.Oneshot = setting(service, "Type") == "oneshot" && !isTrue(setting(service, "RemainAfterExit"))
-	unit := section(body, "Unit")
-	f.Order, f.Before = list(unit, "After"), list(unit, "Before")
-	return f
-}
-
-// section returns the assignments of one section of a unit file, comments and
-// empty lines left out, continued lines joined.
-func section(body []byte, name string) string {
-	var out strings.Builder
-	in := false
-	text := strings.ReplaceAll(string(body), "\\\n", " ")
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || line[0] == '#' || line[0] == ';':
-		case line[0] == '[':
-			in = line == "["+name+"]"
-		case in:
-			out.WriteString(line + "\n")
-		}
+	return unitFile{
+		Unit: u, Body: body, Install: u.Section("Install"),
+		Oneshot: u.Last("Service", "Type") == "oneshot" && !u.Yes("Service", "RemainAfterExit"),
+		Order:   u.Words("Unit", "After"), Before: u.Words("Unit", "Before"),
 	}
-	return out.String()
-}
-
-// setting is the last value that a section gives to name.
-func setting(section, name string) string {
-	value := ""
-	for line := range strings.Lines(section) {
-		if key, v, ok := strings.Cut(line, "="); ok && strings.TrimSpace(key) == name {
-			value = strings.TrimSpace(v)
-		}
-	}
-	return value
-}
-
-// list is every word that a section gives to name.
-func list(section, name string) []string {
-	var words []string
-	for line := range strings.Lines(section) {
-		if key, v, ok := strings.Cut(line, "="); ok && strings.TrimSpace(key) == name {
-			words = append(words, strings.Fields(v)...)
-		}
-	}
-	return words
-}
-
-func isTrue(s string) bool {
-	return slices.Contains([]string{"1", "yes", "y", "true", "t", "on"}, strings.ToLower(s))
 }
 
 // dropIn is devbox's own drop-in for a service: the release's settings, and

@@ -13,6 +13,13 @@ import (
 
 var tries atomic.Int64
 
+// execCommand is an entry of ExecStartEx, a(sasas) in org.freedesktop.systemd1(5).
+type execCommand struct {
+	Path  string
+	Args  []string
+	Flags []string
+}
+
 // Try implements [System], as `systemd-run --wait -p DynamicUser=yes` would.
 func (s *Systemd) Try(ctx context.Context, name, command string) error {
 	unit := fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
@@ -34,7 +41,8 @@ func (s *Systemd) Try(ctx context.Context, name, command string) error {
 		set("CapabilityBoundingSet", uint64(0)),
 		set("TimeoutStartUSec", uint64(limit.Microseconds())),
 		set("TimeoutStopUSec", uint64(time.Second.Microseconds())),
-		sd.PropExecStart([]string{"/bin/sh", "-c", command}, false),
+		// sh is the one to expand what the command has of $.
+		set("ExecStartEx", []execCommand{{"/bin/sh", []string{"/bin/sh", "-c", command}, []string{"no-env-expand"}}}),
 	}
 	ch := make(chan string, 1)
 	if _, err := s.conn.StartTransientUnitContext(ctx, unit, "replace", props, ch); err != nil {

@@ -60,7 +60,7 @@ func (a *app) awaitStop(ctx context.Context, j job, hurry time.Duration) error {
 		if err != nil {
 			return err
 		}
-		limit = st.StopTimeout + killWait
+		limit = st.stopLimit()
 	}
 	select {
 	case <-j.result:
@@ -80,7 +80,8 @@ func (a *app) awaitStop(ctx context.Context, j job, hurry time.Duration) error {
 
 // restartAll restarts units, all jobs at once so that systemd orders them, and
 // waits until each is ready. limit is for getting ready: the time that an old
-// process takes to end does not count, but if hurry is set it is killed then.
+// process takes to end does not count, but it is killed if that is longer than
+// hurry, or than its own TimeoutStopSec= if that is graceful.
 func (a *app) restartAll(ctx context.Context, units []string, limit, hurry time.Duration) error {
 	jobs, err := a.queueAll(ctx, Restart, units)
 	if err != nil {
@@ -129,7 +130,11 @@ func (w *waiter) round(ctx context.Context, jobs []job) ([]job, error) {
 			continue
 		}
 		w.last = time.Now()
-		if w.hurry != graceful && time.Since(w.start) > w.hurry && !w.killed[j.unit] {
+		limit := w.hurry
+		if limit == graceful {
+			limit = st.stopLimit()
+		}
+		if time.Since(w.start) > limit && !w.killed[j.unit] {
 			w.killed[j.unit] = true
 			if err := w.sys.Kill(ctx, j.unit); err != nil {
 				return nil, err
