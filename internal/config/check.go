@@ -7,6 +7,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"time"
 )
 
 var (
@@ -19,6 +20,9 @@ var (
 )
 
 const (
+	// maxDeadline is the protocol's; a test of package deploy holds them together.
+	maxDeadline = Duration(10 * time.Minute)
+
 	minMemory = Size(256 << 20)
 	minDisk   = Size(2 << 30)
 )
@@ -217,8 +221,8 @@ func checkEnv(c *Config, d *decoder) {
 			switch {
 			case !variableRE.MatchString(name):
 				d.wrongKey(f, fmt.Sprintf("%q is not the name of a variable", name), "write letters, digits and _, not beginning with a digit")
-			case name == "DEVBOX_VERSION" || name == "DEVBOX_RELEASE":
-				d.wrongKey(f, name+" is set by devbox itself", "choose another name")
+			case strings.HasPrefix(name, "DEVBOX_"):
+				d.wrongKey(f, "names that begin with DEVBOX_ are devbox's own", "choose another name")
 			case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
 				d.wrong(f, "a value with line breaks or control characters", "put it into a file of the image and name the file here")
 			}
@@ -235,6 +239,9 @@ func ownUnit(name, unit string) bool {
 
 func checkHealth(c *Config, d *decoder) {
 	h := c.Health
+	if h.Deadline > maxDeadline {
+		d.wrong("health.deadline", fmt.Sprintf("%s is longer than a host waits", h.Deadline), "write at most "+maxDeadline.String())
+	}
 	if h.URL != "" && h.Command != "" {
 		d.wrong("health.command", "health has both a url and a command", "keep one of them")
 	}
@@ -242,7 +249,7 @@ func checkHealth(c *Config, d *decoder) {
 		return
 	}
 	u, err := url.Parse(h.URL)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
 		d.wrong("health.url", fmt.Sprintf("%q is not an address", h.URL), "write one that the host itself can fetch, such as http://127.0.0.1:8080/healthz")
 	}
 }

@@ -167,7 +167,7 @@ type Health struct {
 	// with 0.
 	Command string `yaml:"command"`
 
-	// How long the units and the check may take, together.
+	// How long the units and the check may take, together. At most 10m.
 	Deadline Duration `yaml:"deadline" jsonschema:"default=10s"`
 }
 

@@ -29,7 +29,8 @@ func (p *Project) CheckFiles() error {
 	}
 	found := provision.Check(data)
 	if len(found) == 0 {
-		return nil
+		// What the host would refuse, once a machine is made and an image built.
+		return p.settings(false).Validate(p.Config.Name)
 	}
 	for i := range found {
 		found[i].File = p.Config.CloudInit

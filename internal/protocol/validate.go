@@ -94,7 +94,7 @@ func (a Activate) Validate() error {
 	if err := ValidDigest(a.Digest); err != nil {
 		return fmt.Errorf("digest: %w", err)
 	}
-	if err := a.Settings.validate(a.App); err != nil {
+	if err := a.Settings.Validate(a.App); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
 	if err := validText(a.By); err != nil {
@@ -106,7 +106,8 @@ func (a Activate) Validate() error {
 	return nil
 }
 
-func (s Settings) validate(app string) error {
+// Validate checks the settings of a release of app.
+func (s Settings) Validate(app string) error {
 	if s.Profile != "" && !profileName.MatchString(s.Profile) {
 		return fmt.Errorf("profile %q is no profile's name", s.Profile)
 	}

@@ -1,0 +1,42 @@
+package deploy
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"devbox/internal/config"
+	"devbox/internal/protocol"
+)
+
+// What devbox.yaml may say is what a host takes: otherwise it is found out only
+// once there is a machine and an image.
+func TestSettingsThatAHostRefuses(t *testing.T) {
+	for _, c := range []struct{ name, yaml, err string }{
+		{"the longest deadline", "health: {deadline: " + protocol.MaxDeadline.String() + "}\n", ""},
+		{"longer", "health: {deadline: " + (protocol.MaxDeadline + time.Second).String() + "}\n", "devbox.yaml:4:20: health.deadline: "},
+		{"a name of devbox's own", "env: {shop.service: {DEVBOX_X: y}}\n", "DEVBOX_X"},
+		{"an address without a host", "health: {url: 'http://:80/'}\n", "health.url"},
+		{"a value that fills the file", "env: {shop.service: {X: " + strings.Repeat("x", 33<<10) + "}}\n", "env of shop.service: X: value of 33792 bytes"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range map[string]string{
+				"devbox.yaml": "name: shop\ncloud_init: server.yaml\nbuild: {command: make}\n" + c.yaml, "server.yaml": "#cloud-config\n",
+			} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cfg, err := config.Load(filepath.Join(dir, "devbox.yaml"))
+			if err == nil {
+				err = (&Project{Config: cfg}).CheckFiles()
+			}
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("got %v, want %q", err, c.err)
+			}
+		})
+	}
+}
