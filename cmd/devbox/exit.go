@@ -52,7 +52,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &remote):
 		return remote.code
-	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems), errors.As(err, &owned):
+	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems), errors.As(err, &owned), deploy.Mistaken(err):
 		return exitBadInput
 	case errors.As(err, &rolled) && rolled.Result.Outcome == protocol.RolledBack:
 		return exitRolledBack

@@ -13,6 +13,7 @@ import (
 	"devbox/internal/deploy"
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
+	"devbox/internal/provision"
 	"devbox/internal/remote"
 	"devbox/internal/ui"
 	"devbox/internal/vm"
@@ -88,6 +89,7 @@ func TestExitCodes(t *testing.T) {
 		{"wrong use", badInput{errors.New("no such flag")}, exitBadInput},
 		{"devbox.yaml", config.Mistakes{{}}, exitBadInput},
 		{"image", deploy.Problems{{}}, exitBadInput},
+		{"cloud-config, by its schema on the machine", fmt.Errorf("apply: %w", provision.Problems{{}}), exitBadInput},
 		{"another folder's machine", &deploy.OwnedError{}, exitBadInput},
 		{"rolled back", &deploy.RolledBackError{Result: protocol.Result{Outcome: protocol.RolledBack}}, exitRolledBack},
 		{"nothing may serve", &deploy.RolledBackError{Result: protocol.Result{Outcome: protocol.Failed}}, exitFailed},

@@ -46,15 +46,13 @@ func (a *app) up(ctx context.Context) (*deploy.Host, error) {
 		return nil, err
 	}
 	c, err := p.Release(ctx, a.ui, h)
-	if err != nil {
-		return h, err
-	}
-	if a.json {
+	switch {
+	case a.json:
 		a.ui.Value(c)
-		return h, nil
+	case err == nil:
+		a.printRelease(p, c)
 	}
-	a.printRelease(p, c)
-	return h, nil
+	return h, err
 }
 
 func (a *app) printRelease(p *deploy.Project, c *deploy.Cycle) {
@@ -80,7 +78,7 @@ func newDown(a *app) *cobra.Command {
 				return err
 			}
 			s := a.ui.Step("stop the machine")
-			was, err := p.Down(c.Context())
+			was, err := p.Down(c.Context(), a.ui)
 			if s.End(err, unless(was, "it did not run")) != nil {
 				return err
 			}
@@ -110,7 +108,7 @@ func newDestroy(a *app) *cobra.Command {
 				}
 			}
 			s := a.ui.Step("remove the machine")
-			was, err := p.Destroy(c.Context())
+			was, err := p.Destroy(c.Context(), a.ui)
 			if s.End(err, unless(was, "there was none")) != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 
 	"devbox/internal/image"
 	"devbox/internal/protocol"
+	"devbox/internal/provision"
 	"devbox/internal/remote"
 )
 
@@ -65,6 +66,10 @@ func (e *RolledBackError) Error() string {
 func Lost(err error) bool {
 	return errors.Is(err, ErrLost) || errors.Is(err, remote.ErrLost)
 }
+
+// Mistaken tells whether err is a mistake in the cloud-config, found before
+// anything was changed by it.
+func Mistaken(err error) bool { return errors.As(err, new(provision.Problems)) }
 
 // Busy tells whether another activation holds the host.
 func (e *HostError) Busy() bool { return e.Code == protocol.CodeBusy }

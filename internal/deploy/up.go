@@ -23,7 +23,7 @@ import (
 // far as it is not there: created, booted, set up, its ports open here. The
 // caller closes the Host.
 func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
-	unlock, err := lock(ctx, p.MachineDir()+".lock")
+	unlock, err := p.lockMachine(ctx, u.Say)
 	if err != nil {
 		return nil, err
 	}
@@ -239,14 +239,23 @@ func (r asRoot) Run(ctx context.Context, c provision.Command) (int, error) {
 	return 0, err
 }
 
-// Release builds the source as it is and makes it the running release.
+// Release builds the source as it is and makes it the running release. The
+// Cycle tells what became of it, also beside an error.
 func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error) {
-	begin := time.Now()
-	c := &Cycle{At: begin}
+	c := &Cycle{At: time.Now()}
+	err := p.release(ctx, u, h, c)
+	c.Took = time.Since(c.At)
+	if err != nil {
+		c.fail(err)
+	}
+	return c, err
+}
+
+func (p *Project) release(ctx context.Context, u *ui.UI, h *Host, c *Cycle) error {
 	s := u.Step("build for %s", h.Welcome.Arch)
 	a, err := p.Build(ctx, h.Welcome.Arch)
 	if s.End(err, "") != nil {
-		return nil, err
+		return err
 	}
 	defer a.Close()
 	for _, w := range a.Warnings {
@@ -258,12 +267,11 @@ func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error
 		s = u.Step("ship and activate %s, %s", a.Version(), ui.Bytes(a.Size))
 	}
 	err = h.Deliver(ctx, a, c, u.Say)
-	c.Took = time.Since(begin)
 	result := ""
 	if c.Outcome == protocol.Unchanged {
 		result = "runs already"
 	}
-	return c, s.End(err, result)
+	return s.End(err, result)
 }
 
 // forwardPorts opens machine.ports on this computer, in a process of its own.
@@ -320,13 +328,31 @@ func (p *Project) Forwards() ([]Forward, error) {
 	return all, nil
 }
 
-// Down stops the machine. It reports whether there was anything to stop.
-func (p *Project) Down(ctx context.Context) (bool, error) {
+// stopAnyway is how long Down waits for another devbox.
+const stopAnyway = 3 * time.Second
+
+// Down stops the machine. It reports whether there was anything to stop. One
+// whose boot hangs is stopped under the hands of the devbox that boots it.
+func (p *Project) Down(ctx context.Context, u *ui.UI) (bool, error) {
+	wait, cancel := context.WithTimeout(ctx, stopAnyway)
+	defer cancel()
+	unlock, err := p.lockMachine(wait, u.Say)
+	switch {
+	case err == nil:
+		defer unlock()
+	case ctx.Err() != nil || wait.Err() == nil:
+		return false, err
+	}
 	return p.end(ctx, vm.Stopped, vm.Machine.Stop)
 }
 
 // Destroy removes the machine and its data. It reports whether there was any.
-func (p *Project) Destroy(ctx context.Context) (bool, error) {
+func (p *Project) Destroy(ctx context.Context, u *ui.UI) (bool, error) {
+	unlock, err := p.lockMachine(ctx, u.Say)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	return p.end(ctx, vm.Missing, p.destroy)
 }
 
@@ -338,11 +364,6 @@ func (p *Project) destroy(m vm.Machine, ctx context.Context) error {
 }
 
 func (p *Project) end(ctx context.Context, already vm.State, end func(vm.Machine, context.Context) error) (bool, error) {
-	unlock, err := lock(ctx, p.MachineDir()+".lock")
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
 	m, _, err := p.Machine(ctx)
 	if err != nil {
 		return false, err

@@ -29,6 +29,9 @@ type UI struct {
 	json     bool
 	tty      bool
 
+	// width asks for the terminal's columns: a line that wraps cannot be redrawn.
+	width func() int
+
 	mu   sync.Mutex
 	live *Step // the step whose line is being redrawn, if any
 }
@@ -41,7 +44,17 @@ type Options struct {
 
 // New returns a UI that writes results to out and all else to errw.
 func New(out, errw io.Writer, o Options) *UI {
-	return &UI{out: out, err: errw, json: o.JSON, tty: o.TTY && !o.JSON}
+	return &UI{out: out, err: errw, json: o.JSON, tty: o.TTY && !o.JSON, width: func() int { return columns(errw) }}
+}
+
+// columns of the terminal that w is, or of an ordinary one.
+func columns(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
+			return n
+		}
+	}
+	return 80
 }
 
 // IsTerminal tells whether f is a terminal that can redraw a line.
@@ -156,7 +169,9 @@ func (s *Step) line() string {
 	if s.note != "" {
 		text += ": " + s.note
 	}
-	return fmt.Sprintf("%s (%s)", clip(text, 100), Seconds(time.Since(s.start)))
+	took := " (" + Seconds(time.Since(s.start)) + ")"
+	// The last column stays free: some terminals wrap when it is written to.
+	return clip(text, max(s.ui.width()-len(took)-1, 1)) + took
 }
 
 // Note replaces what the step is busy with, for a person who watches.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"devbox/internal/hint"
 )
@@ -59,6 +60,30 @@ func TestLiveLineIsClearedAroundOtherLines(t *testing.T) {
 	}
 	if !strings.Contains(errw.String(), "✗ boot (") {
 		t.Errorf("stderr %q", errw.String())
+	}
+}
+
+// One that wraps is not cleared by the next: the terminal would fill with it.
+func TestLiveLineFitsTheTerminal(t *testing.T) {
+	var errw bytes.Buffer
+	u := New(&bytes.Buffer{}, &errw, Options{TTY: true})
+	u.width = func() int { return 40 }
+	s := u.Step("boot the machine")
+	s.Note("slowly: no KVM (open /dev/kvm: permission denied), the processor is emulated")
+	time.Sleep(250 * time.Millisecond)
+	s.Fail()
+	lines := strings.Split(errw.String(), "\r\x1b[K")
+	noted := 0
+	for _, l := range lines[:len(lines)-1] { // the last one is the end, which may wrap
+		if n := utf8.RuneCountInString(l); n >= 40 {
+			t.Errorf("%d columns: %q", n, l)
+		}
+		if strings.HasPrefix(l, "… boot the machine: slowly") && strings.HasSuffix(l, "ms)") {
+			noted++
+		}
+	}
+	if noted == 0 {
+		t.Errorf("drew %q", lines)
 	}
 }
 

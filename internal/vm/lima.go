@@ -75,7 +75,7 @@ func (l *Lima) mine(ctx context.Context, ctl limactl) (*limaInstance, error) {
 			"Lima cannot read its own configuration of %s %s", inst.Name, strings.Join(inst.problems(), ", "))
 	}
 	if limaHostKey(inst.scripts()) == nil {
-		return nil, hint.Errorf(fmt.Sprintf("give the machine another name in devbox.yaml (machine.name), or remove that one with `limactl delete %s`", inst.Name),
+		return nil, hint.Errorf(fmt.Sprintf("give the machine another name in devbox.yaml (name), or remove that one with `limactl delete %s`", inst.Name),
 			"Lima has a machine %s that is %w", inst.Name, ErrNotOurs)
 	}
 	return inst, nil

@@ -162,6 +162,10 @@ func testFailingUp(t *testing.T, p *harness.Project, serves string) {
 		if r.Code != want || !strings.Contains(r.Stderr, f.cause) || !strings.Contains(r.Stderr, f.log) {
 			t.Errorf("%s: want exit %d, %q and %q of: %s\n%s", f.what, want, f.cause, f.log, r, p.Inside(t, "journalctl --no-pager -o short-precise -n 80"))
 		}
+		r = p.Run(t, "up", "--json")
+		if c := r.Cycle(t); r.Code != want || c.Outcome != f.outcome || !strings.Contains(c.Error, f.cause) {
+			t.Errorf("%s, with --json: want exit %d, %s and %q of: %s", f.what, want, f.outcome, f.cause, r)
+		}
 		p.Answers(t, serves)
 		undo()
 	}
