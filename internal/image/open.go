@@ -62,7 +62,7 @@ func open(f *os.File) (img *Image, err error) {
 		img.Format = Squashfs
 		err = readSquashfs(img)
 	default:
-		err = hint.Errorf("give a file that devbox packed", "it is neither erofs nor squashfs")
+		err = broken("it is neither erofs nor squashfs")
 	}
 	if err != nil {
 		return nil, err

@@ -164,6 +164,8 @@ func TestRealWedged(t *testing.T) {
 	for name, damage := range map[string]string{
 		"units gone":        "rm -r " + attached + "*; systemctl daemon-reload",
 		"one drop-in gone":  "rm " + attached + ".service.d/20-portable.conf",
+		"one unit gone":     "rm " + attached + "-side.service; systemctl daemon-reload",
+		"half a unit":       "cp -a " + attached + "-side.service.d " + attached + "-half.service.d",
 		"no profile":        "rm " + attached + ".service.d/10-profile.conf",
 		"image gone":        "rm /var/lib/portables/" + app + ".raw",
 		"socket stopped":    "systemctl stop " + app + ".socket " + app + ".service",

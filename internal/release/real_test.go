@@ -49,6 +49,22 @@ func TestRealFirstThenTemplateThenUnit(t *testing.T) {
 	}
 }
 
+// PID 1 drops its connections when it is upgraded.
+func TestRealPID1IsUpgraded(t *testing.T) {
+	m := realMachine(t)
+	const app, port = "rel-pid1", 18098
+	m.fresh(t, app)
+	c := m.serve(t, "")
+	c.hello(app)
+	base := standard(app, port)
+	c.deploy(app, build(t, base), protocol.Settings{}, protocol.Committed)
+	m.sh(t, "systemctl daemon-reexec")
+	c.deploy(app, build(t, base.with("usr/share/relapp/page", "two")), protocol.Settings{}, protocol.Committed)
+	if got := m.get(t, port); !strings.HasPrefix(got, "two ") {
+		t.Errorf("answers %q", got)
+	}
+}
+
 // Unit files, environment, sockets and profiles that change, come and go.
 func TestRealUnitChanges(t *testing.T) {
 	m := realMachine(t)

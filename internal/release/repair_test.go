@@ -101,6 +101,15 @@ func TestWhatIsNotWellDoesNotKeepTheNextAway(t *testing.T) {
 				panic(err)
 			}
 		}, "no such image"},
+		{"its image is damaged", func(_ *fake, a *app) {
+			st, err := a.readState()
+			if err == nil {
+				err = replaceFile(a.image(short(st.Current.Digest)), []byte("no image"))
+			}
+			if err != nil {
+				panic(err)
+			}
+		}, "broken image"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, h, _ := interrupted(t)
