@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -45,8 +46,10 @@ func (a *Artifact) Close() {
 
 // Build runs the build command for a host of Go architecture arch, stages and
 // checks the tree and packs it. It returns [Problems] when the image would not
-// work. When ctx ends, the build command is killed and nothing is kept.
-func (p *Project) Build(ctx context.Context, arch string) (*Artifact, error) {
+// work. When ctx ends, the build command is killed and nothing is kept, nor
+// when the disk is full.
+func (p *Project) Build(ctx context.Context, arch string) (_ *Artifact, err error) {
+	defer func() { err = p.Paths.fullCache(err) }()
 	unlock, err := lock(ctx, filepath.Join(p.imageDir(), "lock"))
 	if err != nil {
 		return nil, err
@@ -90,9 +93,15 @@ func (p *Project) Build(ctx context.Context, arch string) (*Artifact, error) {
 }
 
 // runBuild runs the user's build command into an empty stage: what an earlier
-// build left there must not get into this image.
-func (p *Project) runBuild(ctx context.Context, arch string) error {
+// build left there must not get into this image. One that fails leaves nothing
+// there, least of all on a full disk.
+func (p *Project) runBuild(ctx context.Context, arch string) (err error) {
 	stage := p.stageDir(arch)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(stage))
+		}
+	}()
 	if err := os.RemoveAll(stage); err != nil {
 		return fmt.Errorf("empty the stage: %w", err)
 	}
@@ -127,16 +136,20 @@ func fileMode(f config.File) fs.FileMode { return fs.FileMode(f.Mode) }
 
 // pack writes the image and names it after its content. Comparing it with the
 // image before it yields both its digest and the delta to send.
-func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap func(string)) error {
+func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap func(string)) (err error) {
 	store := p.images()
 	if err := os.MkdirAll(store.dir, 0o755); err != nil {
 		return fmt.Errorf("make the image folder: %w", err)
 	}
-	var err error
 	if a.prev, err = store.latest(); err != nil {
 		return err
 	}
-	fresh := filepath.Join(store.dir, ".packing")
+	fresh := filepath.Join(store.dir, packing)
+	defer func() {
+		if err != nil {
+			os.Remove(fresh) // on a full disk above all
+		}
+	}()
 	packed, err := p.packOver(ctx, store, tree, a.prev, fresh)
 	if err != nil {
 		return err
@@ -171,7 +184,8 @@ func (p *Project) packOver(ctx context.Context, store imageStore, tree *image.Tr
 
 // prepareNext makes the next Build quicker. It is for a process that builds
 // again and again, and not to be called during a Build.
-func (p *Project) prepareNext(ctx context.Context) error {
+func (p *Project) prepareNext(ctx context.Context) (err error) {
+	defer func() { err = p.Paths.fullCache(err) }()
 	if image.Format(p.Config.Image.Format) != image.Erofs {
 		return nil
 	}

@@ -71,6 +71,7 @@ func CheckWatches() error {
 // returns all that is to say about it. verified tells whether systemd's own
 // verification was among it.
 func (p *Project) Check(ctx context.Context, arch string) (found []image.Problem, verified bool, err error) {
+	defer func() { err = p.Paths.fullCache(err) }()
 	unlock, err := lock(ctx, filepath.Join(p.imageDir(), "lock"))
 	if err != nil {
 		return nil, false, err

@@ -30,6 +30,11 @@ func (e *BuildError) Error() string {
 
 func (e *BuildError) Unwrap() error { return e.Err }
 
+// Is tells a full disk by what the command printed.
+func (e *BuildError) Is(target error) bool {
+	return target == syscall.ENOSPC && hint.SaysFull(strings.Join(e.Output, "\n"))
+}
+
 // buildTail is how many lines of a failed build are shown.
 const buildTail = 40
 

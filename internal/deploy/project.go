@@ -5,10 +5,12 @@
 package deploy
 
 import (
+	"fmt"
 	"path/filepath"
 	"time"
 
 	"devbox/internal/config"
+	"devbox/internal/hint"
 	"devbox/internal/protocol"
 )
 
@@ -18,6 +20,16 @@ type Paths struct {
 	Cache      string // what can be made again: base images, tools, packed images
 	State      string // what cannot: machines
 	Executable string // devbox itself
+}
+
+// fullCache gives a full disk as the cause of err its cure.
+func (p Paths) fullCache(err error) error {
+	return hint.Full(err, fmt.Sprintf("free some space on the disk of %s, or set XDG_CACHE_HOME to a folder on another one", p.Cache))
+}
+
+// fullState is fullCache for what makes and starts machines.
+func (p Paths) fullState(err error) error {
+	return hint.Full(err, fmt.Sprintf("free some space on the disk of %s, or set XDG_STATE_HOME to a folder on another one", p.State))
 }
 
 // Project is one app: its devbox.yaml and the folders that devbox keeps for it.

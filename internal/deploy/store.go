@@ -46,7 +46,7 @@ func (s imageStore) add(packed string, sums *delta.Sums) (string, error) {
 		return "", fmt.Errorf("keep %s: %w", path, err)
 	}
 	if err := os.WriteFile(path+".sums", b, 0o644); err != nil {
-		return "", fmt.Errorf("keep %s: %w", path, err)
+		return "", errors.Join(fmt.Errorf("keep %s: %w", path, err), os.Remove(path+".sums"))
 	}
 	if err := os.Rename(packed, path); err != nil {
 		return "", fmt.Errorf("keep the packed image: %w", err)
@@ -58,8 +58,7 @@ func (s imageStore) add(packed string, sums *delta.Sums) (string, error) {
 // over it, so that only what changed is written.
 const nextPrefix = ".next-"
 
-// prepare makes the copy. Nothing of a failed one is left but what the next
-// prepare or add removes.
+// prepare makes the copy. Nothing of a failed one is left.
 func (s imageStore) prepare(ctx context.Context) error {
 	base, err := s.latest()
 	if err != nil || base == nil {
@@ -78,10 +77,13 @@ func (s imageStore) prepare(ctx context.Context) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
-		return fmt.Errorf("prepare the next image: %w", err)
+	if err == nil {
+		err = os.Rename(f.Name(), next)
 	}
-	return os.Rename(f.Name(), next)
+	if err != nil {
+		return errors.Join(fmt.Errorf("prepare the next image: %w", err), os.Remove(f.Name()))
+	}
+	return nil
 }
 
 // claim moves the copy of base to path and reports whether there was one.
@@ -121,8 +123,19 @@ func (s imageStore) images() ([]string, error) {
 	return found, nil
 }
 
-// prune removes old images, which takes longer than packing the next one.
+// packing is the name of an image that is being made.
+const packing = ".packing"
+
+// prune removes old images, which takes longer than packing the next one, and
+// half an image that a killed devbox left.
 func (s imageStore) prune() error {
+	left, err := filepath.Glob(filepath.Join(s.dir, "*"+packing+"*"))
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		return fmt.Errorf("remove half an image: %w", err)
+	}
 	all, err := s.images()
 	if err != nil {
 		return err

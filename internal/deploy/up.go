@@ -22,7 +22,8 @@ import (
 // Up brings the dev machine to what devbox.yaml and the cloud-config say, as
 // far as it is not there: created, booted, set up, its ports open here. The
 // caller closes the Host.
-func (p *Project) Up(ctx context.Context, u *ui.UI) (*Host, error) {
+func (p *Project) Up(ctx context.Context, u *ui.UI) (_ *Host, err error) {
+	defer func() { err = p.Paths.fullState(err) }()
 	unlock, err := p.lockMachine(ctx, u.Say)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,9 @@ package hint
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"syscall"
 	"testing"
 )
 
@@ -38,6 +40,30 @@ func TestCures(t *testing.T) {
 				t.Errorf("All = %q, want %q", got, c.all)
 			}
 		})
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	full := &fs.PathError{Op: "write", Path: "/cache/x", Err: syscall.ENOSPC}
+	for _, c := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"none", nil, ""},
+		{"another cause", syscall.EIO, ""},
+		{"a full disk", fmt.Errorf("pack: %w", full), "make room"},
+		{"a quota", syscall.EDQUOT, "make room"},
+		{"one that knows better", Wrap(full, "limactl prune"), "limactl prune"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Full(c.err, "make room"); Of(got) != c.want || !errors.Is(got, c.err) {
+				t.Errorf("got %v, hint %q", got, Of(got))
+			}
+		})
+	}
+	if !SaysFull("tar: x: Cannot write: No space left on device\n") || SaysFull("tar: x: Cannot open: No such file or directory\n") {
+		t.Error("it does not know a full disk by what tar says")
 	}
 }
 

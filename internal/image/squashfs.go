@@ -38,6 +38,11 @@ func (e *ToolError) Error() string {
 
 func (e *ToolError) Unwrap() error { return e.Err }
 
+// Is tells a full disk by what the program printed.
+func (e *ToolError) Is(target error) bool {
+	return target == syscall.ENOSPC && hint.SaysFull(e.Stderr)
+}
+
 // packSquashfs streams the tree to mksquashfs as a tar archive, so that nothing
 // is copied and owners need no root.
 func packSquashfs(ctx context.Context, tree *Tree, f *os.File) error {

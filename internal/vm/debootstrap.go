@@ -112,6 +112,9 @@ func (r recipe) build(ctx context.Context, lock *os.File, mode, format, scratch,
 		if ctx.Err() != nil {
 			return err
 		}
+		if err = hint.Full(err, roomFor(scratch, "XDG_CACHE_HOME")); hint.Of(err) != "" {
+			return err
+		}
 		const cure = "check that apt works on this machine (`apt-get update`); a mirror or a proxy set up for apt is used here too"
 		return hint.Wrap(err, cure)
 	}
@@ -142,7 +145,7 @@ func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
 	if err := removeTree(part); err != nil { // what a killed build left
 		return "", err
 	}
-	if err := checkFree(dir, minBuild, "make room, or set XDG_CACHE_HOME to a folder on another disk"); err != nil {
+	if err := checkFree(dir, minBuild, roomFor(dir, "XDG_CACHE_HOME")); err != nil {
 		return "", err
 	}
 	p.Step("build the base system from Debian's packages")

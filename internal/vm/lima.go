@@ -177,7 +177,7 @@ func (l *Lima) lock(ctx context.Context, p Progress) (unlock func(), err error) 
 }
 
 func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
-	if err := checkFree(limaHome(), minFree, "make room, `limactl prune` for one, or set LIMA_HOME to a folder on another disk"); err != nil {
+	if err := checkFree(limaHome(), minFree, limaRoom()); err != nil {
 		return fmt.Errorf("create machine %s: %w", l.spec.Name, err)
 	}
 	base := limaBase{spec: l.spec, goarch: runtime.GOARCH, client: http.DefaultClient, build: BuildDisk}
@@ -201,7 +201,10 @@ func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
 	defer os.Remove(file)
 	p.Step("create the virtual machine with limactl %s", ctl.version)
 	if _, err := ctl.run(ctx, "create", "--tty=false", "--name="+l.spec.Name, file); err != nil {
-		err = l.explain(base.createError(err, image))
+		if err = hint.Full(err, limaRoom()); hint.Of(err) == "" {
+			err = base.createError(err, image)
+		}
+		err = l.explain(err)
 		// Lima leaves the instance behind where its image could not be had.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -220,6 +223,10 @@ func (l *Lima) create(ctx context.Context, ctl limactl, p Progress) error {
 	}
 	l.tellChanges(inst, p)
 	return nil
+}
+
+func limaRoom() string {
+	return "`limactl prune` may do, or else " + roomFor(limaHome(), "LIMA_HOME")
 }
 
 func (l *Lima) config(image limaImage, script string) limaConfig {

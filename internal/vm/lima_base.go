@@ -163,6 +163,11 @@ func checkFree(dir string, want uint64, cure string) error {
 	}
 }
 
+// roomFor is the cure of a full disk under dir, which a variable names.
+func roomFor(dir, variable string) string {
+	return fmt.Sprintf("free some space on the disk of %s, or set %s to a folder on another one", dir, variable)
+}
+
 func (b limaBase) head(ctx context.Context, location string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

@@ -95,7 +95,10 @@ func goBuild(ctx context.Context, lock *os.File, dir, pkg, out string) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		return hint.Wrap(err, "see that the Go module proxy can be reached, and that there is room on the disk")
+		if err = hint.Full(err, roomFor(dir, "XDG_CACHE_HOME")); hint.Of(err) != "" {
+			return err
+		}
+		return hint.Wrap(err, "see that the Go module proxy can be reached")
 	}
 	return nil
 }

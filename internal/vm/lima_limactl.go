@@ -37,6 +37,11 @@ func (e *LimactlError) Error() string {
 	return text
 }
 
+// Is tells a full disk by what limactl printed.
+func (e *LimactlError) Is(target error) bool {
+	return target == syscall.ENOSPC && hint.SaysFull(e.Stderr)
+}
+
 // Detail is what the instance's logs say, for a person, or "".
 func (e *LimactlError) Detail() string {
 	var b strings.Builder

@@ -69,8 +69,9 @@ func systemFiles(name, authorized string, hostKey keyPair) []file {
 	}
 }
 
-// unpackRoot makes dir/root from the base, under a temporary name first.
-func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) error {
+// unpackRoot makes dir/root from the base, under a temporary name first. A
+// failed one gives the disk back.
+func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) (err error) {
 	base, err := baseTar(ctx, n.spec.CacheDir, p)
 	if err != nil {
 		return err
@@ -79,9 +80,14 @@ func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) erro
 	if err := n.removeRoot(part); err != nil {
 		return err
 	}
-	if err := checkFree(n.spec.StateDir, minRoot, "make room, or set XDG_STATE_HOME to a folder on another disk"); err != nil {
+	if err := checkFree(n.spec.StateDir, minRoot, roomFor(n.spec.StateDir, "XDG_STATE_HOME")); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.removeRoot(part))
+		}
+	}()
 	p.Step("unpack the base system")
 	if err := os.Mkdir(part, 0o755); err != nil {
 		return err
@@ -92,7 +98,7 @@ func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) erro
 	}}
 	if _, err := tar.run(ctx); err != nil {
 		err = fmt.Errorf("unpack %s: %w", base, err)
-		if ctx.Err() != nil {
+		if err = hint.Full(err, roomFor(n.spec.StateDir, "XDG_STATE_HOME")); hint.Of(err) != "" || ctx.Err() != nil {
 			return err
 		}
 		return hint.Wrap(err, fmt.Sprintf("free space under %s, or remove %s to have it built again", n.spec.StateDir, base))

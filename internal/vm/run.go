@@ -36,6 +36,11 @@ func (e *ToolError) Error() string {
 
 func (e *ToolError) Unwrap() error { return e.Err }
 
+// Is tells a full disk by what the program printed.
+func (e *ToolError) Is(target error) bool {
+	return target == syscall.ENOSPC && hint.SaysFull(e.Output)
+}
+
 // tool names a program with its arguments; dir, env and stdin are optional.
 type tool struct {
 	args  []string
