@@ -1,4 +1,5 @@
-# devbox: `make build`, `make demo`, `make test`, `make lint`, `make bench`.
+# devbox: `make build`, `make demo`, `make test`, `make fuzz`, `make lint`,
+# `make bench`.
 # Everything that is downloaded or built once is kept outside the repository,
 # under $XDG_CACHE_HOME/devbox (~/.cache/devbox).
 
@@ -6,10 +7,11 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GO      := CGO_ENABLED=0 go
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/devbox
+FUZZTIME ?= 10s
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 
-.PHONY: build demo test lint bench cross clean
+.PHONY: build demo test fuzz lint bench cross clean
 
 build: ## bin/devbox, and the host programs beside it
 	$(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/devbox ./cmd/devbox
@@ -22,6 +24,14 @@ demo: build ## the example, up and answering
 
 test: build ## everything that this machine can run; says what it skipped and why
 	test/run $(GOTESTSUM)
+
+fuzz: ## every fuzz test of every package for FUZZTIME
+	set -e; for package in $$(go list ./...); do \
+		for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$name"; \
+			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
 
 lint: ## formatting, vet, golangci-lint with the import rules, tidiness
 	test -z "$$(gofmt -l .)" || { gofmt -l .; echo "error: not gofmt'ed"; exit 1; }

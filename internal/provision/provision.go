@@ -245,7 +245,8 @@ func parseState(out []byte) State {
 		s = State{}
 	}
 	s.Host = ""
-	if sum, _, ok := bytes.Cut(rest, []byte(" ")); ok && len(sum) == hex.EncodedLen(sha256.Size) {
+	sum, _, _ := bytes.Cut(rest, []byte(" "))
+	if b, err := hex.DecodeString(string(sum)); err == nil && len(b) == sha256.Size {
 		s.Host = string(sum)
 	}
 	return s

@@ -3,7 +3,9 @@ package provision
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -252,6 +254,38 @@ func FuzzRecords(f *testing.F) {
 		final, err := a.follow(bufio.NewReader(strings.NewReader(lines)))
 		if final && err != nil {
 			t.Errorf("final and %v", err)
+		}
+	})
+}
+
+// What a host's cloud-init prints on failing always makes a message, and a
+// problem of the file a place in it.
+func FuzzMessage(f *testing.F) {
+	f.Add("runcmd", "", "+ test -e /x\n+ exit 1\n")
+	f.Add("write_files", "2026-01-02 15:04:05,678 - cc_x.py[WARNING]: text\nOSError: why\n more\n", "E: Unable to locate package x\n")
+	f.Add("schema", "", "#cloud-config\npakages: [curl]\t\t# E1,D2\n\n# Errors: -------------\n# E1: no such key\n")
+	f.Add("schema", "", "Error: format-l0.c0: File x is not valid YAML. while parsing")
+	f.Fuzz(func(t *testing.T, name, log, output string) {
+		if message(record{kind: "end", name: name, code: 1, log: log, output: output}) == "" {
+			t.Error("no message")
+		}
+		for _, p := range schemaProblems(output) {
+			if p.Line < 1 || p.Column < 1 {
+				t.Errorf("%+v", p)
+			}
+		}
+	})
+}
+
+// What a host says that it is counts only where it has the form of it.
+func FuzzState(f *testing.F) {
+	f.Add([]byte("{}\n"))
+	f.Add([]byte(`{"hash":"h","version":1,"at":"2026-01-02T03:04:05Z"}` + "\n" + strings.Repeat("ab", 32) + "  /usr/local/sbin/devbox-host\n"))
+	f.Add([]byte(`{"hash":"h","version":1,"host":"forged"}` + "\n" + strings.Repeat("?", 64) + " x"))
+	f.Fuzz(func(t *testing.T, out []byte) {
+		s := parseState(out)
+		if sum, err := hex.DecodeString(s.Host); err != nil || len(sum) != 0 && len(sum) != sha256.Size {
+			t.Errorf("%q gives the digest %q", out, s.Host)
 		}
 	})
 }

@@ -198,7 +198,7 @@ func schemaProblems(output string) Problems {
 	if m := format.FindStringSubmatch(output); m != nil {
 		line, _ := strconv.Atoi(m[1])
 		column, _ := strconv.Atoi(m[2])
-		return Problems{{Line: line, Column: column, Problem: "not YAML: " + m[3], Cure: "check the indentation and quotes here"}}
+		return Problems{{Line: max(1, line), Column: max(1, column), Problem: "not YAML: " + m[3], Cure: "check the indentation and quotes here"}}
 	}
 	start := strings.Index(output, "#cloud-config")
 	if start < 0 {

@@ -242,6 +242,20 @@ Host *
 	}
 }
 
+// FuzzJump feeds it one word of ProxyJump=: a place that can be dialled, or an
+// error.
+func FuzzJump(f *testing.F) {
+	for _, s := range []string{"host", "me@host:22", "ssh://me@[::1]:2222/", "@host", "[host", "a@b@c:0", "-oProxyCommand=x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := parseJump(s)
+		if err == nil && (validHost(e.Host) != nil || e.Port < 0 || e.Port > 65535) {
+			t.Errorf("%q gives %+v", s, e)
+		}
+	})
+}
+
 // FuzzResolve feeds the adapter config files: whatever they say, what comes
 // out can be dialled, or is an error.
 func FuzzResolve(f *testing.F) {

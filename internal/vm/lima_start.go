@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -218,9 +219,16 @@ func readLimaSSHConfig(path, host string) (user, identity string, err error) {
 		return "", "", err
 	}
 	defer f.Close()
-	config, err := sshconfig.Decode(f)
-	if err != nil {
+	if user, identity, err = decodeLimaSSHConfig(f, host); err != nil {
 		return "", "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return user, identity, nil
+}
+
+func decodeLimaSSHConfig(r io.Reader, host string) (user, identity string, err error) {
+	config, err := sshconfig.Decode(r)
+	if err != nil {
+		return "", "", err
 	}
 	get := func(key string) string {
 		value, getErr := config.Get(host, key)
@@ -231,10 +239,7 @@ func readLimaSSHConfig(path, host string) (user, identity string, err error) {
 	if err == nil && (user == "" || !filepath.IsAbs(identity)) {
 		err = errors.New("no User or no IdentityFile for " + host)
 	}
-	if err != nil {
-		return "", "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return user, identity, nil
+	return user, identity, err
 }
 
 // explain adds the ends of the instance's logs to an error, and a cure where the
