@@ -1,10 +1,12 @@
 // Command summary reads what `go test -json` wrote and sums it up: why tests
 // were skipped, and in the last line how many passed, failed and were skipped.
+// With -all it exits with 1 if any was skipped, or if there was none at all.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -24,6 +26,8 @@ type test struct{ pkg, name string }
 var rank = map[string]int{"skip": 1, "pass": 2, "fail": 3}
 
 func main() {
+	all := flag.Bool("all", false, "no test may be skipped")
+	flag.Parse()
 	said := map[test][]string{}
 	ended := map[test]string{}
 	in := bufio.NewScanner(os.Stdin)
@@ -45,17 +49,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, "summary:", err)
 		os.Exit(1)
 	}
-	report(ended, said)
+	counts := report(ended, said)
+	if *all && (counts["skip"] > 0 || counts["pass"] == 0) {
+		fmt.Fprintln(os.Stderr, "summary: every test was to run")
+		os.Exit(1)
+	}
 }
 
-func report(ended map[test]string, said map[test][]string) {
+func report(ended map[test]string, said map[test][]string) (counts map[string]int) {
 	broken := map[string]bool{} // packages of which a test failed
 	for t, action := range ended {
 		if t.name != "" && action == "fail" {
 			broken[t.pkg] = true
 		}
 	}
-	counts := map[string]int{}
+	counts = map[string]int{}
 	var skips []string
 	for t, action := range ended {
 		// A package counts only where it failed without a test, as by not compiling.
@@ -72,6 +80,7 @@ func report(ended map[test]string, said map[test][]string) {
 		fmt.Println(line)
 	}
 	fmt.Printf("%d passed, %d failed, %d skipped\n", counts["pass"], counts["fail"], counts["skip"])
+	return counts
 }
 
 // reason is what a test said when it skipped: "file_test.go:12: needs root".

@@ -22,14 +22,35 @@ not JSON
 {"Action":"fail","Package":"a"}
 {"Action":"fail","Package":"does-not-compile"}
 `
-	cmd := exec.CommandContext(t.Context(), "go", "run", ".")
+	const want = "skipped    a T3: needs a machine: none\n1 passed, 2 failed, 1 skipped\n"
+	if out, code := summary(t, in); out != want || code != 0 {
+		t.Errorf("exit %d, got\n%swant\n%s", code, out, want)
+	}
+	if out, code := summary(t, in, "-all"); out != want || code == 0 {
+		t.Errorf("with -all: exit %d, got\n%swant\n%s", code, out, want)
+	}
+}
+
+// With -all a skip counts, and so does a run without a test.
+func TestEveryTestIsToRun(t *testing.T) {
+	const ran = `{"Action":"pass","Package":"a","Test":"T1"}` + "\n"
+	for in, want := range map[string]int{
+		ran: 0, "": 1, ran + `{"Action":"skip","Package":"b","Test":"T2"}`: 1,
+		ran + `{"Action":"skip","Package":"without-tests"}`: 0,
+	} {
+		if out, code := summary(t, in, "-all"); code != want {
+			t.Errorf("exit %d, not %d, of\n%s%s", code, want, in, out)
+		}
+	}
+}
+
+func summary(t *testing.T, in string, args ...string) (out string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"run", "."}, args...)...)
 	cmd.Stdin = strings.NewReader(in)
-	out, err := cmd.Output()
-	if err != nil {
+	text, err := cmd.Output()
+	if err != nil && cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	want := "skipped    a T3: needs a machine: none\n1 passed, 2 failed, 1 skipped\n"
-	if string(out) != want {
-		t.Errorf("got\n%swant\n%s", out, want)
-	}
+	return string(text), cmd.ProcessState.ExitCode()
 }
