@@ -11,29 +11,34 @@ import (
 	"testing"
 	"time"
 
+	"devbox/internal/protocol"
 	"devbox/test/harness"
 )
 
-// rounds is how often something is killed; each target has its turn.
+// rounds is how often something is killed; each target has its turn, in the
+// first lap with `devbox up` to bring all back, in the next with watch.
 const rounds = 12
 
-// targets are what takes part in a cycle. Each gets ready, so that the kill
-// itself needs no time, and returns what kills after delay and says whether it
-// was there.
-var targets = []struct {
+// target is something that takes part in a cycle.
+type target struct {
 	name string
-	aim  func(*testing.T, *harness.Project, *harness.Watch) func(delay time.Duration) bool
-}{
+	// aim gets ready, so that the kill itself needs no time, and returns what
+	// kills after delay and says whether it was there.
+	aim func(*testing.T, *harness.Project, *harness.Watch) func(delay time.Duration) bool
+	// fatal says that a watch cannot outlive it: the next one has to mend it.
+	fatal bool
+}
+
+var targets = []target{
 	{"devbox watch", func(_ *testing.T, _ *harness.Project, w *harness.Watch) func(time.Duration) bool {
 		return func(delay time.Duration) bool {
 			time.Sleep(delay)
-			w.Kill()
-			return true
+			return w.Kill()
 		}
-	}},
-	{"devbox-host", inside("pkill -KILL -x devbox-host")},
-	{"the SSH connection", inside("pkill -KILL -u deploy -x sshd-session")},
-	{"portabled", inside("pkill -KILL -x systemd-portabl")},
+	}, true},
+	{"devbox-host", inside("pkill -KILL -x devbox-host"), false},
+	{"the SSH connection", inside("pkill -KILL -u deploy -x sshd-session"), false},
+	{"portabled", inside("pkill -KILL -x systemd-portabl"), false},
 	{"the machine", func(t *testing.T, p *harness.Project, _ *harness.Watch) func(time.Duration) bool {
 		detail := p.Status(t).Machine.Detail
 		_, text, _ := strings.Cut(detail, "process ")
@@ -45,13 +50,13 @@ var targets = []struct {
 			time.Sleep(delay)
 			return syscall.Kill(pid, syscall.SIGKILL) == nil
 		}
-	}},
+	}, true},
 }
 
 // inside logs in and waits there for a line with the delay. What is not there
-// yet gets two seconds to come.
+// yet gets 20 seconds to come: portabled is started in the middle of a cycle.
 func inside(command string) func(*testing.T, *harness.Project, *harness.Watch) func(time.Duration) bool {
-	script := fmt.Sprintf("echo ready; read delay; sleep $delay; for i in $(seq 200); do %s && exit 0; sleep 0.01; done; exit 1", command)
+	script := fmt.Sprintf("echo ready; read delay; sleep $delay; for i in $(seq 2000); do %s && exit 0; sleep 0.01; done; exit 1", command)
 	return func(t *testing.T, p *harness.Project, _ *harness.Watch) func(time.Duration) bool {
 		cmd := p.Command(t.Context(), "ssh", "sudo", "sh", "-c", "'"+script+"'")
 		stdin, err := cmd.StdinPipe()
@@ -76,7 +81,7 @@ func inside(command string) func(*testing.T, *harness.Project, *harness.Watch) f
 }
 
 // testKilled saves, kills something at a random moment of the cycle, and brings
-// all back with `devbox up` alone. DEVBOX_TEST_SEED repeats a run's moments.
+// all back with one command alone. DEVBOX_TEST_SEED repeats a run's moments.
 func testKilled(t *testing.T, p *harness.Project) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("DEVBOX_TEST_SEED"); text != "" {
@@ -87,35 +92,86 @@ func testKilled(t *testing.T, p *harness.Project) {
 	}
 	t.Logf("DEVBOX_TEST_SEED=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
+	long := cycleLengths(t, p)
 	for n := range rounds {
-		target := targets[n%len(targets)]
+		target, byWatch := targets[n%len(targets)], n/len(targets)%2 == 1
 		t.Run(fmt.Sprintf("%d %s", n, target.name), func(t *testing.T) {
 			w := p.Watch(t)
 			kill := target.aim(t, p, w)
-			mark := fmt.Sprintf("<i>round %d of %d</i>", n, seed) // templates lose comments
-			p.Write(t, page, p.Read(t, page)+mark+"\n")
-			what := "a template"
-			if n%2 == 0 || target.name == "portabled" { // which takes part in no other
-				what = "a unit, too"
-				p.Edit(t, units+"bowl.service", "[Unit]", "[Unit]\n# "+mark)
+			unit := n%2 == 0 || target.name == "portabled" // which takes part in no other
+			mark := fmt.Sprintf("<i>round %d of %d</i>", n, seed)
+			save(t, p, mark, unit)
+			delay := time.Duration(random.Int64N(int64(long[unit])))
+			if !kill(delay) {
+				t.Fatalf("%s was not there to be killed %s after the save", target.name, delay.Round(time.Millisecond))
 			}
-			delay := time.Duration(random.Int64N(int64(time.Second)))
-			was := kill(delay)
-			t.Logf("%s saved, killed %s after %s: it was there: %t", what, target.name, delay.Round(time.Millisecond), was)
+			t.Logf("unit, too: %t; killed %s after %s of some %s", unit, target.name, delay.Round(time.Millisecond), long[unit].Round(time.Millisecond))
+			if byWatch {
+				recoveredByWatch(t, p, w, target, mark)
+				return
+			}
 			time.Sleep(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
 			w.Kill() // what it could still do by itself does not count
-			recovered(t, p, mark)
+			r := p.Must(t, "up", "--json")
+			c := r.Cycle(t)
+			t.Logf("up took %s: %s\n%s", r.Took.Round(time.Millisecond), c.Outcome, strings.TrimSpace(r.Stderr))
+			recovered(t, p, mark, c.Version)
 		})
 	}
-	t.Run("watch goes on", func(t *testing.T) { testWatchGoesOn(t, p) })
 }
 
-func recovered(t *testing.T, p *harness.Project, mark string) {
+// save puts a mark on the page, and where unit is true into a unit, too, which
+// takes the way by portabled.
+func save(t *testing.T, p *harness.Project, mark string, unit bool) {
 	t.Helper()
-	r := p.Must(t, "up", "--json")
-	c := r.Cycle(t)
-	t.Logf("up took %s: %s\n%s", r.Took.Round(time.Millisecond), c.Outcome, strings.TrimSpace(r.Stderr))
-	p.Answers(t, c.Version)
+	if unit {
+		p.Edit(t, units+"bowl.service", "[Unit]", "[Unit]\n# "+mark)
+	}
+	p.Write(t, page, p.Read(t, page)+mark+"\n") // an element: templates lose comments
+}
+
+// cycleLengths says how long the cycles last in which something is killed:
+// those of a unit and the others. The second of a kind is like those that follow.
+func cycleLengths(t *testing.T, p *harness.Project) map[bool]time.Duration {
+	t.Helper()
+	w := p.Watch(t)
+	long := map[bool]time.Duration{}
+	for n, unit := range []bool{false, true, false, true} {
+		save(t, p, fmt.Sprintf("<i>cycle %d</i>", n), unit)
+		long[unit] = next(t, w, protocol.Committed).Took
+	}
+	if code := w.Stop(t); code != 0 {
+		t.Errorf("watch exits with %d on Ctrl-C\n%s", code, w.Said())
+	}
+	return long
+}
+
+// recoveredByWatch waits until the watch that runs has brought the newest page,
+// or the next one, if what was killed is fatal to it.
+func recoveredByWatch(t *testing.T, p *harness.Project, w *harness.Watch, killed target, mark string) {
+	t.Helper()
+	begin := time.Now()
+	if killed.fatal {
+		w.Kill()
+		w = p.Watch(t)
+	}
+	for !p.Shows(mark) {
+		if w.Ended() || time.Since(begin) > time.Minute {
+			t.Fatalf("%s after the kill the page lacks %s\n%s", time.Since(begin).Round(time.Millisecond), mark, w.Said())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Logf("watch took %s", time.Since(begin).Round(time.Millisecond))
+	recovered(t, p, mark, strings.TrimSpace(p.Get(t, "/version")))
+	if code := w.Stop(t); code != 0 {
+		t.Errorf("watch exits with %d on Ctrl-C\n%s", code, w.Said())
+	}
+}
+
+// recovered checks that version runs, with the mark, and that all is well.
+func recovered(t *testing.T, p *harness.Project, mark, version string) {
+	t.Helper()
+	p.Answers(t, version)
 	if body := p.Get(t, "/"); !strings.Contains(body, mark) {
 		t.Errorf("the page is not the newest: it lacks %s", mark)
 	}
@@ -123,7 +179,7 @@ func recovered(t *testing.T, p *harness.Project, mark string) {
 		t.Error("what was stored is gone")
 	}
 	s := p.Status(t)
-	if s.Code != 0 || s.Host.Current.Digest[:12] != c.Version {
+	if s.Code != 0 || s.Host.Current.Digest[:12] != version {
 		t.Errorf("status exits with %d: %s %s", s.Code, s.Serving(), s.Problem)
 	}
 	// The host cleans up behind its answer.
@@ -131,25 +187,5 @@ func recovered(t *testing.T, p *harness.Project, mark string) {
 for i in $(seq 50); do test -e /var/lib/devbox/bowl/journal.json || exit 0; sleep 0.2; done
 echo the journal is still there; cat /var/lib/devbox/bowl/journal.json`); got != "active\nactive\nactive" {
 		t.Errorf("on the machine: %s", got)
-	}
-}
-
-// testWatchGoesOn ends the connection under a watch, which comes back alone.
-func testWatchGoesOn(t *testing.T, p *harness.Project) {
-	w := p.Watch(t)
-	if !inside("pkill -KILL -u deploy -x sshd-session")(t, p, w)(0) {
-		t.Fatal("there was no connection to end")
-	}
-	mark := "<i>without a connection</i>"
-	p.Write(t, page, p.Read(t, page)+mark+"\n")
-	deadline := time.Now().Add(time.Minute)
-	for !strings.Contains(p.Get(t, "/"), mark) {
-		if time.Now().After(deadline) {
-			t.Fatalf("a minute later the page is not the newest\n%s", w.Said())
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	if code := w.Stop(t); code != 0 {
-		t.Errorf("watch exits with %d on Ctrl-C\n%s", code, w.Said())
 	}
 }

@@ -90,6 +90,18 @@ func (p *Project) Get(t testing.TB, path string) string {
 	return string(body)
 }
 
+// Shows says whether the page has text; one that does not come has not.
+func (p *Project) Shows(text string) bool {
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(p.URL("/"))
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return err == nil && resp.StatusCode == http.StatusOK && strings.Contains(string(body), text)
+}
+
 // Answers checks that the app answers through the forwarded port, and inside of
 // the machine, as version.
 func (p *Project) Answers(t testing.TB, version string) {

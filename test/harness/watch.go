@@ -122,8 +122,19 @@ func (w *Watch) Stop(t testing.TB) int {
 	return w.cmd.ProcessState.ExitCode()
 }
 
-// Kill is kill -9.
-func (w *Watch) Kill() {
-	w.Signal(syscall.SIGKILL)
+// Kill is kill -9. It says whether there was a process to kill.
+func (w *Watch) Kill() (ran bool) {
+	ran = w.cmd.Process.Signal(syscall.SIGKILL) == nil
 	<-w.ended
+	return ran
+}
+
+// Ended says whether watch has ended.
+func (w *Watch) Ended() bool {
+	select {
+	case <-w.ended:
+		return true
+	default:
+		return false
+	}
 }
