@@ -87,6 +87,6 @@ func (v *Visitors) Leave(t testing.TB, delivered []string, trial ...string) {
 		for _, x := range wrong[:min(len(wrong), 10)] {
 			t.Errorf("%s: %s", where, x)
 		}
-		t.Logf("%s: %d requests, %d wrong, longest %s", where, r.Requests, len(wrong), r.Longest.Round(time.Millisecond))
+		t.Logf("%s: %d requests, %d wrong, %d idle connections ended, longest %s", where, r.Requests, len(wrong), r.Parted, r.Longest.Round(time.Millisecond))
 	}
 }

@@ -3,10 +3,15 @@
 package visit
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"sync"
@@ -17,6 +22,7 @@ import (
 type Report struct {
 	Requests int           `json:"requests"`
 	Bad      []string      `json:"bad"`      // what was not answered, or not with 200 and a version
+	Parted   int           `json:"parted"`   // connections that ended while they were idle, which is no fault
 	Versions [][]string    `json:"versions"` // of each client, in the order that it saw them, repeats left out
 	Longest  time.Duration `json:"longest"`  // from a request to its whole answer
 }
@@ -25,58 +31,169 @@ type Report struct {
 // gets ready holds visitors up that long, not more.
 const answerLimit = 60 * time.Second
 
-// Hammer lets clients fetch url until ctx ends: one half of them over a new
+// Idle is after how much quiet a connection may end unannounced (RFC 9112
+// section 9.5 lets a server close an idle one at any time). The example's server
+// closes none sooner, so a visitor who comes back within this time meets no such
+// end, and one that does was wronged.
+const Idle = 50 * time.Millisecond
+
+// Hammer lets clients fetch page until ctx ends: one half of them over a new
 // connection each time, the other half over one that they keep.
-func Hammer(ctx context.Context, url string, clients int, pause time.Duration) Report {
+//
+// They write and read connections themselves: http.Client repeats a GET whose
+// kept connection broke, and nobody would know.
+func Hammer(ctx context.Context, page string, clients int, pause time.Duration) Report {
 	reports := make([]Report, clients)
 	var all sync.WaitGroup
 	for i := range clients {
-		all.Go(func() { reports[i] = visit(ctx, url, i%2 == 0, pause) })
+		all.Go(func() {
+			v := visitor{page: page, anew: i%2 == 0, pause: pause}
+			reports[i] = v.visit(ctx)
+		})
 	}
 	all.Wait()
 	var sum Report
 	for _, r := range reports {
 		sum.Requests += r.Requests
 		sum.Bad = append(sum.Bad, r.Bad...)
+		sum.Parted += r.Parted
 		sum.Versions = append(sum.Versions, r.Versions...)
 		sum.Longest = max(sum.Longest, r.Longest)
 	}
 	return sum
 }
 
-func visit(ctx context.Context, url string, anew bool, pause time.Duration) Report {
-	transport := &http.Transport{DisableKeepAlives: anew}
-	defer transport.CloseIdleConnections()
-	client := http.Client{Transport: transport, Timeout: answerLimit}
-	r := Report{Versions: [][]string{nil}}
-	for ctx.Err() == nil {
-		begin := time.Now()
-		version, err := fetch(&client, url)
-		r.Requests++
-		r.Longest = max(r.Longest, time.Since(begin))
-		if err != nil {
-			r.Bad = append(r.Bad, fmt.Sprintf("%s after %s: %v", begin.Format("15:04:05.000"), time.Since(begin).Round(time.Millisecond), err))
-		} else if seen := r.Versions[0]; len(seen) == 0 || seen[len(seen)-1] != version {
-			r.Versions[0] = append(seen, version)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
-	return r
+// visitor is one client.
+type visitor struct {
+	page  string
+	anew  bool // a new connection for each request
+	pause time.Duration
+
+	conn     net.Conn // nil: the next request makes one
+	in       *bufio.Reader
+	answered time.Time // when the last answer on conn was whole
+	report   Report
 }
 
-// fetch does not know the end of the test: a request that has begun is answered.
-func fetch(client *http.Client, url string) (version string, err error) {
-	resp, err := client.Get(url)
+func (v *visitor) visit(ctx context.Context) Report {
+	v.report.Versions = [][]string{nil}
+	for ctx.Err() == nil {
+		begin := time.Now()
+		// It does not know the end of the test: a request that has begun is answered.
+		version, err := v.fetch()
+		v.report.Requests++
+		v.report.Longest = max(v.report.Longest, time.Since(begin))
+		if err != nil {
+			v.bad(begin, err)
+			v.leave()
+		} else if seen := v.report.Versions[0]; len(seen) == 0 || seen[len(seen)-1] != version {
+			v.report.Versions[0] = append(seen, version)
+		}
+		if err := v.rest(); err != nil {
+			v.bad(begin, err)
+		}
+	}
+	v.leave()
+	return v.report
+}
+
+func (v *visitor) bad(begin time.Time, err error) {
+	v.report.Bad = append(v.report.Bad, fmt.Sprintf("%s after %s: %v", begin.Format("15:04:05.000"), time.Since(begin).Round(time.Millisecond), err))
+}
+
+func (v *visitor) leave() {
+	if v.conn != nil {
+		_ = v.conn.Close()
+		v.conn = nil
+	}
+}
+
+// rest is the pause between two requests. It minds the connection: one that
+// ends meanwhile has to have been idle.
+func (v *visitor) rest() error {
+	if v.conn == nil {
+		time.Sleep(v.pause)
+		return nil
+	}
+	if err := v.conn.SetReadDeadline(time.Now().Add(v.pause)); err != nil {
+		return err
+	}
+	_, err := v.in.Peek(1)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	quiet := time.Since(v.answered)
+	v.leave()
+	switch {
+	case err == nil:
+		return errors.New("the server talks though nobody asked")
+	case quiet < Idle:
+		return fmt.Errorf("the connection ended %s after an answer that did not say so: %w", quiet.Round(time.Millisecond), err)
+	}
+	v.report.Parted++
+	return nil
+}
+
+// fetch asks once, and again on a new connection where the request crossed the
+// end of one that had been idle.
+func (v *visitor) fetch() (version string, err error) {
+	if v.conn != nil {
+		quiet := time.Since(v.answered)
+		err := v.ask()
+		switch {
+		case err == nil:
+			return v.read()
+		case quiet < Idle || errors.Is(err, os.ErrDeadlineExceeded):
+			return "", fmt.Errorf("asked %s after the last answer: %w", quiet.Round(time.Millisecond), err)
+		}
+		v.leave()
+		v.report.Parted++
+	}
+	address, err := url.Parse(v.page)
 	if err != nil {
 		return "", err
+	}
+	if v.conn, err = net.DialTimeout("tcp", address.Host, answerLimit); err != nil {
+		return "", err
+	}
+	v.in = bufio.NewReader(v.conn)
+	if err := v.ask(); err != nil {
+		return "", fmt.Errorf("asked on a new connection: %w", err)
+	}
+	return v.read()
+}
+
+// ask writes the request and waits for the first byte of the answer.
+func (v *visitor) ask() error {
+	if err := v.conn.SetDeadline(time.Now().Add(answerLimit)); err != nil {
+		return err
+	}
+	req, err := http.NewRequest(http.MethodGet, v.page, nil)
+	if err != nil {
+		return err
+	}
+	req.Close = v.anew
+	if err := req.Write(v.conn); err != nil {
+		return err
+	}
+	_, err = v.in.Peek(1)
+	return err
+}
+
+// read reads the answer, and leaves if it is the connection's last.
+func (v *visitor) read() (version string, _ error) {
+	resp, err := http.ReadResponse(v.in, nil) // of a GET
+	if err != nil {
+		return "", fmt.Errorf("read the answer: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("read the answer: %w", err)
+	}
+	v.answered = time.Now()
+	if resp.Close || v.anew {
+		v.leave()
 	}
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("%s: %.200s", resp.Status, body)
