@@ -161,6 +161,45 @@ func TestSocketActivation(t *testing.T) {
 	}
 }
 
+// By itself, without a word of systemd's, the app listens where it is told and keeps its data there.
+func TestByItself(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	cmd := exec.Command(os.Args[0], "-share", "../../share", "-listen", "127.0.0.1:0", "-data", data)
+	cmd.Env = []string{"BOWL_TEST_AS_APP=1"}
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	lines := bufio.NewScanner(log)
+	at := ""
+	for at == "" && lines.Scan() {
+		if _, rest, serving := strings.Cut(lines.Text(), " at="); serving {
+			at, _, _ = strings.Cut(rest, " ")
+		}
+	}
+	if at == "" {
+		t.Fatalf("it ended without serving: %v", cmd.Wait())
+	}
+	if got := get(t, "http://"+at+"/healthz"); !strings.Contains(got, `"status":"ok"`) {
+		t.Errorf("health: %s", got)
+	}
+	if _, err := os.Stat(filepath.Join(data, "bowl.db")); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, log)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("Ctrl-C: %v", err)
+	}
+}
+
 func TestWrongSocketName(t *testing.T) {
 	f, _ := socket(t)
 	p := startApp(t, t.TempDir(), []string{"LISTEN_FDNAMES=bowl.socket"}, f)
