@@ -82,6 +82,7 @@ func (a *app) doctor(ctx context.Context, o doctorOptions) error {
 		}
 	}
 	findings = append(findings, check("devbox-host", p.CheckHostPrograms(), "for amd64 and arm64"))
+	findings = append(findings, check("programs", vm.CheckInstalled(p.Needs()), toolNames(p.Needs())))
 	driver, why, err := vm.Pick(o.driver, vm.Gather(ctx, p.Spec()))
 	findings = append(findings, check("machines", err, driver+": "+why))
 	findings = append(findings, check("inotify", deploy.CheckWatches(), "enough watches"))
@@ -95,6 +96,14 @@ func (a *app) doctor(ctx context.Context, o doctorOptions) error {
 		return silent{errUnwell}
 	}
 	return nil
+}
+
+func toolNames(needs []vm.Need) string {
+	names := make([]string, len(needs))
+	for i, n := range needs {
+		names[i] = n.Tool
+	}
+	return strings.Join(names, ", ")
 }
 
 func (a *app) printFinding(f finding) {
@@ -113,8 +122,8 @@ func (a *app) printFinding(f finding) {
 	}
 }
 
-// fix installs what the driver needs that will be used here: Lima for a user,
-// nspawn for root.
+// fix installs what the project needs, and the driver that will be used here:
+// Lima for a user, nspawn for root.
 func (a *app) fix(ctx context.Context, p *deploy.Project, driver string) error {
 	if driver == vm.DriverAuto || driver == "" {
 		driver = vm.DriverLima
@@ -123,5 +132,5 @@ func (a *app) fix(ctx context.Context, p *deploy.Project, driver string) error {
 		}
 	}
 	s := a.ui.Step("install what %s needs", driver)
-	return s.End(vm.Prepare(ctx, driver, p.Spec(), s.Progress()), "")
+	return s.End(vm.Prepare(ctx, driver, p.Spec(), p.Needs(), s.Progress()), "")
 }

@@ -81,6 +81,7 @@ func (p *Project) start(ctx context.Context, u *ui.UI, m vm.Machine, why string)
 	if err := forward.CanListen(ctx, p.MachineDir(), p.ports()); err != nil {
 		return err
 	}
+	p.noteUnused(u, m.Driver())
 	if st.State == vm.Running && st.Drift != "" {
 		u.Say("note: %s", st.Drift)
 	}

@@ -12,36 +12,36 @@ import (
 	"devbox/internal/hint"
 )
 
-// need is a program that a driver calls, and Debian's package of it.
-type need struct{ tool, pkg string }
+// Need is a program that devbox calls, and Debian's package of it.
+type Need struct{ Tool, Package string }
 
-var nspawnNeeds = []need{
+var nspawnNeeds = []Need{
 	{"systemd-nspawn", "systemd-container"}, {"mmdebstrap", "mmdebstrap"}, {"ip", "iproute2"}, {"nft", "nftables"},
 	{"tar", "tar"}, {"losetup", "mount"},
 }
 
 // limaNeeds are the programs that limactl calls.
-func limaNeeds(goos, goarch string) []need {
-	all := []need{{"ssh", "openssh-client"}, {"ssh-keygen", "openssh-client"}}
+func limaNeeds(goos, goarch string) []Need {
+	all := []Need{{"ssh", "openssh-client"}, {"ssh-keygen", "openssh-client"}}
 	if goos != "linux" {
 		return all // macOS brings its own hypervisor
 	}
-	all = append(all, need{"qemu-img", "qemu-utils"})
+	all = append(all, Need{"qemu-img", "qemu-utils"})
 	switch goarch {
 	case "amd64":
-		all = append(all, need{"qemu-system-x86_64", "qemu-system-x86"})
+		all = append(all, Need{"qemu-system-x86_64", "qemu-system-x86"})
 	case "arm64":
-		all = append(all, need{"qemu-system-aarch64", "qemu-system-arm"})
+		all = append(all, Need{"qemu-system-aarch64", "qemu-system-arm"})
 	}
 	return all
 }
 
 // diskNeeds are what building a base disk takes, where the pinned image cannot
 // be fetched.
-func diskNeeds(uid int) []need {
-	all := []need{{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"qemu-img", "qemu-utils"}}
+func diskNeeds(uid int) []Need {
+	all := []Need{{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"qemu-img", "qemu-utils"}}
 	if uid != 0 {
-		all = append(all, need{"newuidmap", "uidmap"})
+		all = append(all, Need{"newuidmap", "uidmap"})
 	}
 	return all
 }
@@ -52,15 +52,15 @@ func installed(tool string) bool {
 }
 
 // lacking are those of needs that this computer does not have.
-func lacking(needs []need, has func(tool string) bool) []need {
-	return slices.DeleteFunc(slices.Clone(needs), func(n need) bool { return has(n.tool) })
+func lacking(needs []Need, has func(tool string) bool) []Need {
+	return slices.DeleteFunc(slices.Clone(needs), func(n Need) bool { return has(n.Tool) })
 }
 
-func packagesOf(needs []need) []string {
+func packagesOf(needs []Need) []string {
 	var all []string
 	for _, n := range needs {
-		if !slices.Contains(all, n.pkg) {
-			all = append(all, n.pkg)
+		if !slices.Contains(all, n.Package) {
+			all = append(all, n.Package)
 		}
 	}
 	return all
@@ -68,28 +68,35 @@ func packagesOf(needs []need) []string {
 
 // notInstalled is the error for what is lacking, nil for nothing. who is what
 // needs it, as in "Lima needs".
-func notInstalled(who string, lacking []need) error {
+func notInstalled(who string, lacking []Need) error {
 	if len(lacking) == 0 {
 		return nil
 	}
 	var tools []string
 	for _, n := range lacking {
-		tools = append(tools, n.tool)
+		tools = append(tools, n.Tool)
 	}
 	return hint.Errorf("run `devbox doctor --fix`, or `apt-get install "+strings.Join(packagesOf(lacking), " ")+"`",
 		"%s %s, not installed here", who, strings.Join(tools, ", "))
 }
 
-// Prepare installs what a driver needs: Debian's packages, as root or through
-// sudo without a password, and limactl, built from its Go module where there
-// is none. It does nothing where nothing is missing. As root it installs the
-// packages alone and says who is to build limactl.
-func Prepare(ctx context.Context, driver string, spec Spec, p Progress) error {
+// CheckInstalled is the error for those of needs that are not installed here, nil for
+// none.
+func CheckInstalled(needs []Need) error {
+	return notInstalled("devbox needs", lacking(needs, installed))
+}
+
+// Prepare installs what a driver needs, and also: Debian's packages, as root or
+// through sudo without a password, and limactl, built from its Go module where
+// there is none. It does nothing where nothing is missing. As root it installs
+// the packages alone and says who is to build limactl.
+func Prepare(ctx context.Context, driver string, spec Spec, also []Need, p Progress) error {
 	needs := nspawnNeeds
 	if driver == DriverLima {
 		needs = append(limaNeeds(runtime.GOOS, runtime.GOARCH), diskNeeds(os.Geteuid())...)
 	}
 	if runtime.GOOS == "linux" {
+		needs = slices.Concat(needs, also)
 		if err := installPackages(ctx, os.Geteuid(), packagesOf(lacking(needs, installed)), p); err != nil {
 			return err
 		}

@@ -19,7 +19,7 @@ func TestNeeds(t *testing.T) {
 	none := func(string) bool { return false }
 	for _, tt := range []struct {
 		name  string
-		needs []need
+		needs []Need
 		has   func(string) bool
 		want  []string
 	}{
@@ -51,11 +51,33 @@ func TestRootBuildsNoLimactl(t *testing.T) {
 	t.Setenv("PATH", "/usr/bin:/bin") // no limactl of somebody's
 	fakeApt(t, "exit 1", "exit 0")
 	cache := t.TempDir()
-	if err := Prepare(context.Background(), DriverLima, Spec{CacheDir: cache}, nil); err == nil || hint.Of(err) != hint.Of(ownCache(0)) {
+	if err := Prepare(context.Background(), DriverLima, Spec{CacheDir: cache}, nil, nil); err == nil || hint.Of(err) != hint.Of(ownCache(0)) {
 		t.Errorf("as root: %v", err)
 	}
 	if left, err := os.ReadDir(cache); err != nil || len(left) > 0 {
 		t.Errorf("left in the cache: %v, %v", left, err)
+	}
+}
+
+// What a project needs beside its machine is installed with what the driver
+// needs, and told where it is missing.
+func TestPrepareAlso(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux: elsewhere devbox installs no packages")
+	}
+	calls := fakeApt(t, "", "")
+	also := []Need{{"sh", "dash"}, {"devbox-no-such-tool", "no-such-package"}}
+	if err := Prepare(t.Context(), DriverNspawn, Spec{CacheDir: t.TempDir()}, also, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(calls(), "\n"); !strings.Contains(got, " no-such-package") || strings.Contains(got, "dash") {
+		t.Errorf("calls:\n%s", got)
+	}
+	if err := CheckInstalled(also); err == nil || !strings.Contains(err.Error(), "devbox needs devbox-no-such-tool, not installed") || !strings.Contains(hint.Of(err), "no-such-package") {
+		t.Errorf("%v, cure %q", err, hint.Of(err))
+	}
+	if err := CheckInstalled(also[:1]); err != nil {
+		t.Error(err)
 	}
 }
 
