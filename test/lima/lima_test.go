@@ -148,7 +148,13 @@ func project(t *testing.T) *harness.Project {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return harness.New(t, harness.Options{Home: shortDir(t), Cache: handOver(t, u), User: u})
+	p := harness.New(t, harness.Options{Home: shortDir(t), Cache: handOver(t, u), User: u})
+	// As in `make demo`. It finds the limactl that was handed over: to build one
+	// the user would have to fetch all of Lima's modules again.
+	if r := p.Must(t, "doctor", "--fix", "--driver", vm.DriverLima); !strings.Contains(r.Stdout, "✓ machines     lima: a virtual machine") {
+		t.Errorf("the machine will not be one of Lima's: %s", r)
+	}
+	return p
 }
 
 func needLima(t *testing.T, cache string) {
