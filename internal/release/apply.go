@@ -177,9 +177,11 @@ func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry tim
 			return err
 		}
 	}
-	// The sockets, too, or a visitor who comes now has the service started again.
-	if err := a.stop(ctx, slices.Concat(p.Release, p.Sockets), hurry); err != nil {
-		return err
+	// The sockets first: as long as one is open, a visitor has its service started.
+	for _, units := range [][]string{p.Sockets, p.Release} {
+		if err := a.stop(ctx, units, hurry); err != nil {
+			return err
+		}
 	}
 	for _, socket := range p.Sockets {
 		if err := a.restartAll(ctx, []string{socket}, deadlineOf(t.Release.Settings.Health), hurry); err != nil {

@@ -58,7 +58,7 @@ type Plan struct {
 	Disable  []string          // before Enable: their [Install] changed
 	Enable   []string
 	Reload   bool
-	Release  []string // stop these services and Sockets, so that the latter can be opened
+	Release  []string // stop Sockets and then these services, so that the former can be opened again
 	Sockets  []string // restart these
 	Restart  []string // restart these, in this order, and judge the release by them
 	Nudge    []string // start these too: they were down already, the release is not judged by them
@@ -224,7 +224,8 @@ func (m *planner) sockets(u unitFile) {
 	m.plan.Sockets = append(m.plan.Sockets, u.Name)
 	m.plan.Public.Restart = append(m.plan.Public.Restart, protocol.UnitWhy{Unit: u.Name, Why: text})
 	m.cycled[u.Service] = u.Name
-	if is, ok := m.seen.Units[u.Service]; ok && !is.State.gone() && !slices.Contains(m.plan.Release, u.Service) {
+	// Also if it does not run: a visitor may start it any moment.
+	if _, ok := m.target.unit(u.Service); ok && !slices.Contains(m.plan.Release, u.Service) {
 		m.plan.Release = append(m.plan.Release, u.Service)
 	}
 }
