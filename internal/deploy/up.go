@@ -207,7 +207,11 @@ func askArch(ctx context.Context, conn *remote.Conn) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask the host for its architecture: %w", err)
 	}
-	switch machine := string(trimNewline(out)); machine {
+	return goArch(string(trimNewline(out)))
+}
+
+func goArch(machine string) (string, error) {
+	switch machine {
 	case "x86_64":
 		return "amd64", nil
 	case "aarch64":

@@ -3,6 +3,7 @@ package release
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -209,6 +210,7 @@ type parts struct {
 	app   string
 	files map[string]string // path in the image -> content
 	bulk  int               // bytes that never change, as of a large second program
+	pack  image.Format      // "" is erofs
 }
 
 func build(t testing.TB, p parts) built {
@@ -245,7 +247,7 @@ func build(t testing.TB, p parts) built {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packed, err := image.Pack(context.Background(), staged, image.Erofs, filepath.Join(t.TempDir(), p.app+".raw"))
+	packed, err := image.Pack(context.Background(), staged, cmp.Or(p.pack, image.Erofs), filepath.Join(t.TempDir(), p.app+".raw"))
 	if err != nil {
 		t.Fatal(err)
 	}

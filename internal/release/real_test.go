@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"devbox/internal/image"
 	"devbox/internal/protocol"
 )
 
@@ -168,5 +169,48 @@ func TestRealUnitChanges(t *testing.T) {
 	if got := m.sh(t, "cat /var/lib/private/"+app+"/data; ls -d /etc/systemd/system.attached/"+app+"* /etc/systemd/system/"+app+
 		"* /var/lib/devbox/"+app+" /var/lib/portables/"+app+"* 2>/dev/null || true"); got != "kept" {
 		t.Errorf("after forget: %s", got)
+	}
+}
+
+// A squashfs image goes the same way, as a delta too, and an app may change from
+// one format to the other.
+func TestRealSquashfs(t *testing.T) {
+	m := realMachine(t)
+	const app, port = "rel-sq", 18094
+	m.fresh(t, app)
+	c := m.serve(t, "")
+	c.hello(app)
+	base := standard(app, port)
+	base.pack = image.Squashfs
+	one := build(t, base)
+	c.deploy(app, one, protocol.Settings{}, protocol.Committed)
+	if kind := m.sh(t, "head -c 4 /var/lib/portables/"+app+".raw"); kind != "hsqs" {
+		t.Fatalf("what is attached begins with %q", kind)
+	}
+	side := m.pid(t, app+"-side.service")
+
+	two := build(t, base.with("usr/share/relapp/page", "two"))
+	if a := c.receive(app, two, &one); a.Error != "" || a.Lost {
+		t.Fatalf("receive a delta: %+v", a)
+	}
+	a := c.ask(protocol.Request{Activate: &protocol.Activate{App: app, Digest: two.digest, By: "test", Source: "0123abc-dirty",
+		Settings: protocol.Settings{Health: protocol.Health{Deadline: time.Minute}}}}, nil)
+	if a.Result == nil || a.Result.Outcome != protocol.Committed || a.Result.Plan.Reload {
+		t.Fatalf("a changed page: %+v", a)
+	}
+	if got := m.get(t, port); !strings.HasPrefix(got, "two "+two.digest[:12]+" r2") {
+		t.Errorf("after the second release: %q", got)
+	}
+	if now := m.pid(t, app+"-side.service"); now != side {
+		t.Errorf("the side service was restarted: %s, was %s", now, side)
+	}
+	if st := c.ask(protocol.Request{Status: &protocol.StatusOf{App: app}}, nil); st.Status == nil || st.Status.Current == nil || st.Status.Current.Source != "0123abc-dirty" {
+		t.Errorf("the history does not say what it was built from: %+v", st.Status)
+	}
+
+	base.pack = image.Erofs
+	c.deploy(app, build(t, base), protocol.Settings{}, protocol.Committed)
+	if got := m.get(t, port); !strings.HasPrefix(got, "one ") {
+		t.Errorf("after the change to erofs: %q", got)
 	}
 }
