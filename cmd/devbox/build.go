@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"devbox/internal/deploy"
 	"devbox/internal/protocol"
 	"devbox/internal/ui"
 
@@ -62,7 +61,9 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 		return err
 	}
 	defer art.Close()
-	a.warn(art)
+	for _, w := range append(art.Warnings, p.Verify(ctx, art)...) {
+		a.ui.Say("warning: %s", w)
+	}
 	if a.json {
 		a.ui.Value(struct {
 			Image   string           `json:"image"`
@@ -77,13 +78,6 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 	a.ui.Say("  %s", ui.Waterfall(spans(art.Phases), 24))
 	a.ui.Result("%s  %s  %s", art.Version(), ui.Bytes(art.Size), art.Path)
 	return nil
-}
-
-// warn prints what in an image may be meant so.
-func (a *app) warn(art *deploy.Artifact) {
-	for _, w := range art.Warnings {
-		a.ui.Say("warning: %s", w)
-	}
 }
 
 func spans(phases []protocol.Phase) []ui.Span {

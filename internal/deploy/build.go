@@ -26,6 +26,7 @@ type Artifact struct {
 	Warnings []image.Problem
 	Phases   []protocol.Phase // "build", "stage", "pack", "digest"
 
+	tree *image.Tree
 	plan *delta.Plan // against prev, or against nothing if there is no prev
 	prev *stored
 	file *os.File // what plan reads
@@ -83,7 +84,7 @@ func (p *Project) Build(ctx context.Context, arch string) (_ *Artifact, err erro
 	if len(serious) > 0 {
 		return nil, Problems(serious)
 	}
-	a.Warnings = found
+	a.Warnings, a.tree = found, tree
 	lap("stage")
 	if err := p.pack(ctx, tree, a, lap); err != nil {
 		a.Close()

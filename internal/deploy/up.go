@@ -264,7 +264,7 @@ func (p *Project) release(ctx context.Context, u *ui.UI, h *Host, c *Cycle) erro
 		return err
 	}
 	defer a.Close()
-	for _, w := range a.Warnings {
+	for _, w := range append(a.Warnings, p.Verify(ctx, a)...) {
 		u.Say("warning: %s", w)
 	}
 	if h.Welcome.Current == a.Digest.String() {

@@ -3,6 +3,8 @@ package image
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -67,6 +69,38 @@ func Verify(ctx context.Context, tree *Tree) ([]Problem, error) {
 	}
 	// [Tree.Check] looks for the programs itself and says more about them.
 	return slices.DeleteFunc(problems, func(p Problem) bool { return strings.Contains(p.Text, " is not executable: ") }), nil
+}
+
+// VerifyKnows tells whether the systemd-analyze here is of the systemd on hosts
+// or newer. An older one calls settings unknown that a host knows.
+func VerifyKnows(ctx context.Context) bool {
+	out, err := exec.CommandContext(ctx, "systemd-analyze", "--version").Output()
+	if err != nil {
+		return false
+	}
+	var version int
+	_, err = fmt.Sscanf(string(out), "systemd %d", &version)
+	return err == nil && version >= hostSystemd
+}
+
+// hostSystemd is Debian 13's version of systemd.
+const hostSystemd = 257
+
+// VerifyKey is the same for trees of which [Verify] says the same.
+func VerifyKey(tree *Tree) (string, error) {
+	units, err := unitsIn(tree.FS(), []string{tree.Name})
+	if err != nil {
+		return "", fmt.Errorf("verify units: %w", err)
+	}
+	h := sha256.New()
+	for _, u := range units {
+		data, err := readSmall(tree.FS(), u.Path, maxUnit)
+		if err != nil {
+			return "", fmt.Errorf("verify units: %w", err)
+		}
+		fmt.Fprintf(h, "%q %q\n", u.Path, data)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // standIn writes a unit and, for each program of it that the tree has, an empty
