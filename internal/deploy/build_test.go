@@ -164,6 +164,17 @@ func TestBuildRemovesOldImages(t *testing.T) {
 	}
 }
 
+// built builds and returns the image's path.
+func built(t *testing.T, p *Project) string {
+	t.Helper()
+	a, err := p.Build(t.Context(), runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	return a.Path
+}
+
 func stat(t *testing.T, name string) os.FileInfo {
 	t.Helper()
 	info, err := os.Stat(name)

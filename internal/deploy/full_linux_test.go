@@ -96,17 +96,6 @@ func TestHalfAnImageIsRemoved(t *testing.T) {
 	onlyImages(t, p, 1)
 }
 
-// built builds and returns the image's path.
-func built(t *testing.T, p *Project) string {
-	t.Helper()
-	a, err := p.Build(t.Context(), runtime.GOARCH)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.Close()
-	return a.Path
-}
-
 func isFull(t *testing.T, p *Project, err error) {
 	t.Helper()
 	if err == nil || !strings.Contains(strings.ToLower(err.Error()), "no space left on device") {
