@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -152,7 +153,13 @@ func logs(args []string) error {
 	if *lines < 0 {
 		return wrong("--lines is a number from 0")
 	}
-	argv, err := logArgs(rest, *follow, *lines, *after, *asJSON)
+	q := logQuery{app: rest[0], follow: *follow, lines: *lines, after: *after, json: *asJSON}
+	if len(rest) == 2 {
+		q.unit = rest[1]
+	} else if q.attached, err = release.New(nil, "/").Units(q.app); err != nil { // files, no systemd
+		return err
+	}
+	argv, err := q.args()
 	if err != nil {
 		return err
 	}
@@ -163,35 +170,57 @@ func logs(args []string) error {
 	return syscall.Exec(path, append([]string{"journalctl"}, argv...), []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8"})
 }
 
-func logArgs(names []string, follow bool, lines int, after string, asJSON bool) ([]string, error) {
+// logQuery is which entries of the journal to show.
+type logQuery struct {
+	app      string
+	unit     string   // "" is all of the app's
+	attached []string // the app's units on this host, where unit is ""
+	follow   bool
+	lines    int
+	after    string // a cursor: from there on, instead of the last lines
+	json     bool
+}
+
+// args are journalctl's.
+func (q logQuery) args() ([]string, error) {
 	argv := []string{"--no-pager", "--quiet", "--output=short-iso-precise"}
-	if asJSON {
+	if q.json {
 		argv[2] = "--output=json"
 	}
-	if follow {
+	if q.follow {
 		argv = append(argv, "--follow")
 	}
 	switch {
-	case after == "":
-		argv = append(argv, "--lines="+strconv.Itoa(lines))
-	case cursor.MatchString(after):
-		argv = append(argv, "--after-cursor="+after, "--lines=all")
+	case q.after == "":
+		argv = append(argv, "--lines="+strconv.Itoa(q.lines))
+	case cursor.MatchString(q.after):
+		argv = append(argv, "--after-cursor="+q.after, "--lines=all")
 	default:
-		return nil, wrong("%q is no cursor of journald", after)
+		return nil, wrong("%q is no cursor of journald", q.after)
 	}
-	units := names[1:]
-	if len(units) == 0 {
-		var err error
-		// No systemd is needed to see which unit files there are.
-		if units, err = release.New(nil, "/").Units(names[0]); err != nil {
+	if q.unit != "" {
+		if err := protocol.ValidUnit(q.app, q.unit); err != nil {
 			return nil, err
 		}
+		return append(argv, "--unit="+q.unit), nil
 	}
-	for _, unit := range units {
-		if err := protocol.ValidUnit(names[0], unit); err != nil {
-			return nil, err
+	return q.all(argv)
+}
+
+// all adds what matches every unit of the app. A list of names, and a pattern
+// too, is what there is when journalctl starts. The field that portabled has
+// added to all that a service of the image logs, and that systemd logs of it,
+// also finds a service that comes while one follows. Other kinds of units have
+// no such field.
+func (q logQuery) all(argv []string) ([]string, error) {
+	if err := protocol.ValidApp(q.app); err != nil {
+		return nil, err
+	}
+	argv = append(argv, "PORTABLE="+q.app+".raw")
+	for _, unit := range q.attached {
+		if !strings.HasSuffix(unit, ".service") {
+			argv = append(argv, "+", "UNIT="+unit, "_PID=1")
 		}
-		argv = append(argv, "--unit="+unit)
 	}
 	return argv, nil
 }

@@ -13,35 +13,36 @@ import (
 )
 
 func TestLogArgs(t *testing.T) {
-	units := []string{"bowl", "bowl-litestream.service"}
-	tests := []struct {
-		name   string
-		names  []string
-		follow bool
-		after  string
-		json   bool
-		want   []string
-		err    string
+	text := []string{"--no-pager", "--quiet", "--output=short-iso-precise"}
+	attached := []string{"bowl-litestream.service", "bowl.service", "bowl.socket", "bowl.timer"}
+	for _, c := range []struct {
+		name  string
+		query logQuery
+		want  []string
+		err   string
 	}{
-		{"a unit", units, false, "", false, []string{"--no-pager", "--quiet", "--output=short-iso-precise", "--lines=7", "--unit=bowl-litestream.service"}, ""},
-		{"follow from a cursor", units, true, "s=0a;i=1;b=2f", true,
-			[]string{"--no-pager", "--quiet", "--output=json", "--follow", "--after-cursor=s=0a;i=1;b=2f", "--lines=all", "--unit=bowl-litestream.service"}, ""},
-		{"a unit of another app", []string{"bowl", "ssh.service"}, false, "", false, nil, "no unit of bowl"},
-		{"a pattern", []string{"bowl", "bowl-*.service"}, false, "", false, nil, "no unit of bowl"},
-		{"an option as unit", []string{"bowl", "--root=/"}, false, "", false, nil, "no unit of bowl"},
-		{"no cursor", units, false, "--file=/etc/shadow", false, nil, "no cursor"},
-		{"a path as app", []string{"../x"}, false, "", false, nil, "no app's name"},
-	}
-	for _, tt := range tests {
-		got, err := logArgs(tt.names, tt.follow, 7, tt.after, tt.json)
-		if tt.err != "" {
-			if err == nil || !strings.Contains(err.Error(), tt.err) {
-				t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
+		{"a unit", logQuery{app: "bowl", unit: "bowl-litestream.service", lines: 7}, append(text, "--lines=7", "--unit=bowl-litestream.service"), ""},
+		{"follow from a cursor", logQuery{app: "bowl", unit: "bowl.socket", follow: true, after: "s=0a;i=1;b=2f", json: true},
+			[]string{"--no-pager", "--quiet", "--output=json", "--follow", "--after-cursor=s=0a;i=1;b=2f", "--lines=all", "--unit=bowl.socket"}, ""},
+		{"all units, also services to come", logQuery{app: "bowl", attached: attached},
+			append(text, "--lines=0", "PORTABLE=bowl.raw", "+", "UNIT=bowl.socket", "_PID=1", "+", "UNIT=bowl.timer", "_PID=1"), ""},
+		{"nothing is attached yet", logQuery{app: "bowl", follow: true}, append(text, "--follow", "--lines=0", "PORTABLE=bowl.raw"), ""},
+		{"a unit of another app", logQuery{app: "bowl", unit: "ssh.service"}, nil, "no unit of bowl"},
+		{"a pattern", logQuery{app: "bowl", unit: "bowl-*.service"}, nil, "no unit of bowl"},
+		{"an option as unit", logQuery{app: "bowl", unit: "--root=/"}, nil, "no unit of bowl"},
+		{"no cursor", logQuery{app: "bowl", after: "--file=/etc/shadow"}, nil, "no cursor"},
+		{"a path as app", logQuery{app: "../x", unit: "../x.service"}, nil, "no unit of ../x"},
+		{"a path as app, all units", logQuery{app: "../x"}, nil, "no app's name"},
+	} {
+		got, err := c.query.args()
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: %v, want %q", c.name, err, c.err)
 			}
 			continue
 		}
-		if err != nil || !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %q, %v", tt.name, got, err)
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, %v", c.name, got, err)
 		}
 	}
 }

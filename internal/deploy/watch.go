@@ -64,6 +64,9 @@ func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) (changed 
 	}
 	f := &follower{project: p, ui: u, watcher: w, host: h, opts: o}
 	defer func() { f.host.Close() }()
+	if err := f.skipLogs(ctx); err != nil {
+		return nil, err
+	}
 	stopLogs := f.followLogs(ctx)
 	defer func() { stopLogs() }()
 
