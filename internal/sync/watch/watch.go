@@ -63,6 +63,8 @@ type Batch struct {
 	// Changes since the last batch that was committed, sorted by path. Empty
 	// if a change that was told of before has been taken back.
 	Changes []Change
+	// Asked says that the batch is from Now: perhaps nothing changed.
+	Asked bool
 	// Loop names those files of Changes that also changed during each of the
 	// last builds: most likely the build writes them. Batches of such files
 	// alone come ever more slowly.
@@ -110,11 +112,13 @@ func (b *Batch) Settle(ctx context.Context) error {
 	case <-b.Superseded:
 	case <-b.Settled:
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
+	// It may have settled long before one of the others came.
 	select {
 	case <-b.Superseded:
 		return ErrSuperseded
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	default:
 		return nil
 	}
@@ -130,7 +134,7 @@ func (b *Batch) Commit() {
 }
 
 // Watcher watches one tree. Its methods may be called from any goroutine, but
-// only one may be in Next at a time.
+// only one may be in Next or Now at a time.
 type Watcher struct {
 	opts     Options
 	top      string // of the tree
@@ -224,16 +228,12 @@ func (w *Watcher) Watched() (folders, files int) {
 }
 
 // Next waits for the next batch and returns it at once when something has
-// changed. Calling it says that the consumer is done with the batch before.
+// changed. Calling it, or Now, says that the consumer is done with the batch before.
 // It fails when ctx ends, when the watcher was closed or cannot go on.
 func (w *Watcher) Next(ctx context.Context) (*Batch, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pace.finish(time.Now())
-	if w.batch != nil {
-		w.batch.timer.Stop()
-		w.batch = nil
-	}
+	w.finish()
 	for {
 		if w.err != nil {
 			return nil, w.err
@@ -260,6 +260,29 @@ func (w *Watcher) Next(ctx context.Context) (*Batch, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+}
+
+// Now is Next without the waiting: it hands out the tree as it is, whether or
+// not anything has changed.
+func (w *Watcher) Now() (*Batch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.finish()
+	if w.err != nil {
+		return nil, w.err
+	}
+	b := w.deliver(time.Now())
+	b.Asked = true
+	return b, nil
+}
+
+// finish takes back the batch that is out. w.mu is held.
+func (w *Watcher) finish() {
+	w.pace.finish(time.Now())
+	if w.batch != nil {
+		w.batch.timer.Stop()
+		w.batch = nil
 	}
 }
 
