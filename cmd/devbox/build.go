@@ -56,7 +56,8 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 		}
 	}
 	s := a.ui.Step("build and pack for %s", arch)
-	art, err := p.Build(ctx, arch)
+	var phases []protocol.Phase
+	art, err := p.Build(ctx, arch, func(x protocol.Phase) { phases = append(phases, x) })
 	if s.End(err, "") != nil {
 		return err
 	}
@@ -72,10 +73,10 @@ func (a *app) build(ctx context.Context, o buildOptions) error {
 			Arch    string           `json:"arch"`
 			Size    int64            `json:"size"`
 			Phases  []protocol.Phase `json:"phases"`
-		}{art.Path, art.Version(), art.Digest.String(), arch, art.Size, art.Phases})
+		}{art.Path, art.Version(), art.Digest.String(), arch, art.Size, phases})
 		return nil
 	}
-	a.ui.Say("  %s", ui.Waterfall(spans(art.Phases), 24))
+	a.ui.Say("  %s", ui.Waterfall(spans(phases), 24))
 	a.ui.Result("%s  %s  %s", art.Version(), ui.Bytes(art.Size), art.Path)
 	return nil
 }

@@ -24,7 +24,6 @@ type Artifact struct {
 	Sums     *delta.Sums
 	Source   string // git revision it was built from
 	Warnings []image.Problem
-	Phases   []protocol.Phase // "build", "stage", "pack", "digest"
 
 	tree *image.Tree
 	plan *delta.Plan // against prev, or against nothing if there is no prev
@@ -48,8 +47,9 @@ func (a *Artifact) Close() {
 // Build runs the build command for a host of Go architecture arch, stages and
 // checks the tree and packs it. It returns [Problems] when the image would not
 // work. When ctx ends, the build command is killed and nothing is kept, nor
-// when the disk is full.
-func (p *Project) Build(ctx context.Context, arch string) (_ *Artifact, err error) {
+// when the disk is full. ended, if not nil, is told of each phase as it ends,
+// also of one that fails: "build", "stage", "pack", "digest".
+func (p *Project) Build(ctx context.Context, arch string, ended func(protocol.Phase)) (_ *Artifact, err error) {
 	defer func() { err = p.Paths.fullCache(err) }()
 	unlock, err := lock(ctx, filepath.Join(p.imageDir(), "lock"))
 	if err != nil {
@@ -59,7 +59,9 @@ func (p *Project) Build(ctx context.Context, arch string) (_ *Artifact, err erro
 	a := &Artifact{}
 	clock := time.Now()
 	lap := func(name string) {
-		a.Phases = append(a.Phases, protocol.Phase{Name: name, Took: time.Since(clock)})
+		if ended != nil {
+			ended(protocol.Phase{Name: name, Took: time.Since(clock)})
+		}
 		clock = time.Now()
 	}
 	// What does not need the build is done while it runs.
@@ -70,27 +72,37 @@ func (p *Project) Build(ctx context.Context, arch string) (_ *Artifact, err erro
 	if perr := <-pruned; err == nil { // nothing goes on in the store without the lock
 		err = perr
 	}
+	lap("build")
 	if err != nil {
 		return nil, err
 	}
 	a.Source = <-source
-	lap("build")
-	tree, err := p.stage(arch)
+	tree, warnings, err := p.stageChecked(ctx, arch)
+	lap("stage")
 	if err != nil {
 		return nil, err
 	}
-	found := tree.Check(ctx, image.CheckOptions{Name: p.Config.Name, Arch: arch})
-	serious := slices.DeleteFunc(slices.Clone(found), func(x image.Problem) bool { return x.Warning })
-	if len(serious) > 0 {
-		return nil, Problems(serious)
-	}
-	a.Warnings, a.tree = found, tree
-	lap("stage")
+	a.Warnings, a.tree = warnings, tree
 	if err := p.pack(ctx, tree, a, lap); err != nil {
 		a.Close()
 		return nil, err
 	}
 	return a, nil
+}
+
+// stageChecked stages the tree and returns what in it may be meant so, or
+// [Problems].
+func (p *Project) stageChecked(ctx context.Context, arch string) (*image.Tree, []image.Problem, error) {
+	tree, err := p.stage(arch)
+	if err != nil {
+		return nil, nil, err
+	}
+	found := tree.Check(ctx, image.CheckOptions{Name: p.Config.Name, Arch: arch})
+	serious := slices.DeleteFunc(slices.Clone(found), func(x image.Problem) bool { return x.Warning })
+	if len(serious) > 0 {
+		return nil, nil, Problems(serious)
+	}
+	return tree, found, nil
 }
 
 // runBuild runs the user's build command into an empty stage: what an earlier
@@ -152,10 +164,11 @@ func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap f
 		}
 	}()
 	packed, err := p.packOver(ctx, store, tree, a.prev, fresh)
+	lap("pack")
 	if err != nil {
 		return err
 	}
-	lap("pack")
+	defer lap("digest")
 	if a.file, err = os.Open(fresh); err != nil {
 		return fmt.Errorf("read the packed image: %w", err)
 	}
@@ -170,7 +183,6 @@ func (p *Project) pack(ctx context.Context, tree *image.Tree, a *Artifact, lap f
 	a.Size, a.Sums = packed.Size, a.plan.Sums
 	a.Digest = a.Sums.Digest()
 	a.Path, err = store.add(fresh, a.Sums)
-	lap("digest")
 	return err
 }
 

@@ -57,7 +57,7 @@ func TestBuildOverThePreparedImage(t *testing.T) {
 	var path string // of the last image
 	build := func() (string, []byte) {
 		t.Helper()
-		a, err := p.Build(t.Context(), runtime.GOARCH)
+		a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestBuildOverThePreparedImage(t *testing.T) {
 // trusted, and goes.
 func TestBuildIgnoresAStrangersCopy(t *testing.T) {
 	p := appWithTool(t)
-	a, err := p.Build(t.Context(), runtime.GOARCH)
+	a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestBuildIgnoresAStrangersCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := stat(t, left)
-	again, err := p.Build(t.Context(), runtime.GOARCH)
+	again, err := p.Build(t.Context(), runtime.GOARCH, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestBuildIgnoresAStrangersCopy(t *testing.T) {
 
 func TestPrepareThatIsCutShortLeavesNoCopy(t *testing.T) {
 	p := appWithTool(t)
-	a, err := p.Build(t.Context(), runtime.GOARCH)
+	a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestBuildRemovesOldImages(t *testing.T) {
 	p := appWithTool(t)
 	for i := range keptImages + 2 {
 		save(t, p.Config.Dir, "tree/etc/page", strconv.Itoa(i))
-		a, err := p.Build(t.Context(), runtime.GOARCH)
+		a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +167,7 @@ func TestBuildRemovesOldImages(t *testing.T) {
 // built builds and returns the image's path.
 func built(t *testing.T, p *Project) string {
 	t.Helper()
-	a, err := p.Build(t.Context(), runtime.GOARCH)
+	a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ const shipTime = 5 * time.Minute
 // hears that it is waited for.
 func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(format string, args ...any)) error {
 	stop := context.AfterFunc(ctx, func() {
-		say("finishing the release that is on its way; Ctrl-C again leaves that to the host")
+		say("finishing the release that is on its way; a second Ctrl-C leaves that to the host")
 	})
 	defer stop()
 	limit := h.project.deadline(h.slow) + shipTime
@@ -64,7 +64,6 @@ func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(form
 
 func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 	c.Version = a.Version()
-	c.Phases = append(c.Phases, a.Phases...)
 	result, err := h.shipAndActivate(ctx, a, c)
 	var refused *HostError
 	if errors.As(err, &refused) && refused.Code == protocol.CodeNoImage {
@@ -76,8 +75,7 @@ func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 		return err
 	}
 	c.Outcome, c.Release, c.Serving = result.Outcome, result.Release, result.Serving
-	c.Restart, c.Stay, c.Remove = result.Plan.Restart, result.Plan.Stay, result.Plan.Remove
-	c.Phases = append(c.Phases, result.Phases...)
+	c.planned(result.Plan)
 	c.Failure = result.Failure
 	switch result.Outcome {
 	case protocol.Committed, protocol.Unchanged:
@@ -92,18 +90,38 @@ func (h *Host) shipAndActivate(ctx context.Context, a *Artifact, c *Cycle) (prot
 	begin := time.Now()
 	sent, err := h.Ship(ctx, a, delta.Fast)
 	c.Wire = sent.Wire
-	c.Phases = append(c.Phases, protocol.Phase{Name: "ship", Took: time.Since(begin)})
+	c.ended(protocol.Phase{Name: "ship", Took: time.Since(begin)})
 	if err != nil {
 		return protocol.Result{}, err
 	}
-	return h.Activate(ctx, protocol.Activate{
+	here := len(c.Phases)
+	result, err := h.Activate(ctx, protocol.Activate{
 		App:      h.project.Config.Name,
 		Digest:   a.Digest.String(),
 		Settings: h.project.settings(h.slow),
 		By:       whoAmI(),
 		Source:   a.Source,
-	}, nil)
+	}, c.hear)
+	if err == nil {
+		c.Phases = append(c.Phases[:here], result.Phases...)
+	}
+	return result, err
 }
+
+// hear notes what the host tells while it works. It is all that is known of a
+// host that never gets to tell the result.
+func (c *Cycle) hear(e protocol.Event) {
+	if e.Plan != nil {
+		c.planned(*e.Plan)
+	}
+	if e.Phase != nil {
+		c.ended(*e.Phase)
+	}
+}
+
+func (c *Cycle) planned(p protocol.Plan) { c.Restart, c.Stay, c.Remove = p.Restart, p.Stay, p.Remove }
+
+func (c *Cycle) ended(x protocol.Phase) { c.Phases = append(c.Phases, x) }
 
 // whoAmI names the person at this computer, for the host's history.
 func whoAmI() string {

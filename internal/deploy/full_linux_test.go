@@ -45,7 +45,7 @@ func TestFullDisk(t *testing.T) {
 				}
 			}
 			disk.Resize(t, c.size)
-			_, err := p.Build(t.Context(), runtime.GOARCH)
+			_, err := p.Build(t.Context(), runtime.GOARCH, nil)
 			isFull(t, p, err)
 			if err != nil && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("it does not name %q: %v", c.says, err)
@@ -67,7 +67,7 @@ func TestFullDiskForTheNextImage(t *testing.T) {
 	isFull(t, p, p.prepareNext(t.Context()))
 	onlyImages(t, p, 1)
 	save(t, p.Config.Dir, "tree/etc/page", "two")
-	_, err := p.Build(t.Context(), runtime.GOARCH)
+	_, err := p.Build(t.Context(), runtime.GOARCH, nil)
 	isFull(t, p, err)
 	onlyImages(t, p, 1)
 
@@ -77,7 +77,7 @@ func TestFullDiskForTheNextImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	save(t, p.Config.Dir, "tree/etc/large", strings.Repeat("x", 4<<20))
-	_, err = p.Build(t.Context(), runtime.GOARCH)
+	_, err = p.Build(t.Context(), runtime.GOARCH, nil)
 	isFull(t, p, err)
 	onlyImages(t, p, 1)
 	disk.Resize(t, 64<<20)

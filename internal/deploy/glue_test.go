@@ -119,7 +119,7 @@ func TestRevisionGoesIntoTheHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, mark := range []string{"", "-dirty"} {
-		a, err := p.Build(t.Context(), runtime.GOARCH)
+		a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

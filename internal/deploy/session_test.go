@@ -346,7 +346,7 @@ func TestDeliverIsNotInterrupted(t *testing.T) {
 	}
 	select {
 	case text := <-said:
-		if !strings.Contains(text, "Ctrl-C again") {
+		if !strings.Contains(text, "a second Ctrl-C") {
 			t.Errorf("said %q", text)
 		}
 	case <-time.After(10 * time.Second):

@@ -259,7 +259,7 @@ func (p *Project) Release(ctx context.Context, u *ui.UI, h *Host) (*Cycle, error
 
 func (p *Project) release(ctx context.Context, u *ui.UI, h *Host, c *Cycle) error {
 	s := u.Step("build for %s", h.Welcome.Arch)
-	a, err := p.Build(ctx, h.Welcome.Arch)
+	a, err := p.Build(ctx, h.Welcome.Arch, c.ended)
 	if s.End(err, "") != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func TestVerifyUnits(t *testing.T) {
 		systemd(c.version)
 		save(t, p.Config.Dir, "tree/etc/page", c.page)
 		save(t, p.Config.Dir, "tree/usr/lib/systemd/system/shop.service", "[Service]\nExecStart=/usr/bin/tool\nFoo="+c.description+"\n")
-		a, err := p.Build(t.Context(), runtime.GOARCH)
+		a, err := p.Build(t.Context(), runtime.GOARCH, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

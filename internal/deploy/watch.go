@@ -18,15 +18,6 @@ import (
 	"devbox/internal/vm"
 )
 
-// Key is what a person asks of a running watch.
-type Key int
-
-const (
-	KeyRebuild Key = iota // build and deliver now
-	KeyPause              // stop following, or go on
-	KeyQuit
-)
-
 // WatchEvent is one thing that happened. One field is set.
 type WatchEvent struct {
 	Cycle *Cycle   `json:"cycle,omitempty"`
@@ -49,11 +40,7 @@ type WatchOptions struct {
 // cloud-config has changed, it returns the project as it is now, to be watched
 // in place of this one.
 func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) (changed *Project, err error) {
-	paths := p.Config.Watch.Paths
-	if len(paths) > 0 { // else all is watched
-		paths = slices.Concat(paths, p.settingsFiles())
-	}
-	w, err := watch.New(ctx, watch.Options{Root: p.Config.Dir, Paths: paths, Ignore: p.Config.Watch.Ignore})
+	w, err := watch.New(ctx, p.watched())
 	if err != nil {
 		return nil, err
 	}
@@ -67,16 +54,26 @@ func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) (changed 
 	if err := f.skipLogs(ctx); err != nil {
 		return nil, err
 	}
-	stopLogs := f.followLogs(ctx)
-	defer func() { stopLogs() }()
+	f.stopLogs = f.followLogs(ctx)
+	defer func() { f.stopLogs() }()
 
 	folders, files := w.Watched()
 	f.note("watching %d files in %d folders of %s", files, folders, p.Config.Dir)
-	err = f.run(ctx, &stopLogs)
-	if errors.Is(err, errQuit) || errors.Is(err, errChanged) {
+	err = f.run(ctx)
+	if errors.Is(err, errQuit) || errors.Is(err, errChanged) || ctx.Err() != nil {
 		return f.changed, nil
 	}
 	return nil, err
+}
+
+// watched is what devbox.yaml says to watch, and itself.
+func (p *Project) watched() watch.Options {
+	c := p.Config
+	o := watch.Options{Root: c.Dir, Paths: c.Watch.Paths, Ignore: c.Watch.Ignore}
+	if len(o.Paths) > 0 { // else all is watched
+		o.Paths = slices.Concat(o.Paths, p.settingsFiles())
+	}
+	return o
 }
 
 // settingsFiles say how to watch and what the machine is, relative to the
@@ -85,21 +82,19 @@ func (p *Project) settingsFiles() []string {
 	return []string{config.FileName, path.Clean(p.Config.CloudInit)}
 }
 
-var (
-	errQuit    = errors.New("quit")
-	errChanged = errors.New("devbox.yaml or the cloud-config has changed")
-)
+var errChanged = errors.New("devbox.yaml or the cloud-config has changed")
 
 // follower is a running watch.
 type follower struct {
-	project *Project
-	ui      *ui.UI
-	watcher *watch.Watcher
-	host    *Host
-	opts    WatchOptions
-	paused  bool
-	changed *Project // what devbox.yaml says now, with errChanged
-	cursor  string   // of the last entry of the journal that was reported
+	project  *Project
+	ui       *ui.UI
+	watcher  *watch.Watcher
+	host     *Host
+	opts     WatchOptions
+	paused   bool
+	changed  *Project // what devbox.yaml says now, with errChanged
+	cursor   string   // of the last entry of the journal that was reported
+	stopLogs func()   // of followLogs
 }
 
 func (f *follower) note(format string, args ...any) {
@@ -110,41 +105,35 @@ func (f *follower) note(format string, args ...any) {
 const lostLimit = 3
 
 // run delivers the source as it is, then one batch of changes after another.
-func (f *follower) run(ctx context.Context, stopLogs *func()) error {
-	var batch *watch.Batch // nil: deliver what is there
-	for losses := 0; ; {
+// It returns errQuit, errChanged or why following cannot go on.
+func (f *follower) run(ctx context.Context) error {
+	batch, err := f.watcher.Now()
+	for losses := 0; err == nil; {
 		if f.host.Conn.Err() != nil {
-			(*stopLogs)()
-			if err := f.reconnect(ctx); err != nil {
+			if err := f.comeBack(ctx); err != nil {
 				return err
 			}
-			*stopLogs = f.followLogs(ctx)
 		}
-		err := f.cycle(ctx, batch)
-		if ctx.Err() != nil {
-			return errQuit
-		}
-		if errors.Is(err, errChanged) {
-			return err
-		}
-		if Lost(err) {
+		err = f.attend(ctx, func(ctx context.Context) error { return f.cycle(ctx, batch) })
+		if Lost(err) && ctx.Err() == nil {
 			if losses++; losses == lostLimit {
 				return err
 			}
 			f.host.Close()
+			err = nil
 			continue // the same again: what the host did of it is found out there
 		}
 		losses = 0
-		stop := f.prepare(ctx)
-		batch, err = f.next(ctx)
-		stop()
-		if err != nil {
-			if ctx.Err() != nil {
-				return errQuit
-			}
-			return err
+		switch {
+		case errors.Is(err, errAgain):
+			batch, err = f.watcher.Now()
+		case err == nil:
+			stop := f.prepare(ctx)
+			batch, err = f.next(ctx)
+			stop()
 		}
 	}
+	return err
 }
 
 // prepare makes the next build quicker while nobody waits, until the returned
@@ -159,107 +148,33 @@ func (f *follower) prepare(ctx context.Context) (stop func()) {
 	}
 }
 
-// next waits for changes, for a person who wants a build without any, or for
-// the connection to end: a nil batch in both of these cases.
-func (f *follower) next(ctx context.Context) (*watch.Batch, error) {
-	for {
-		b, err := f.nextBatch(ctx)
-		if err != nil || b == nil || !f.paused {
-			return b, err
-		}
-		// Paused: keep what came until a person goes on, or newer content comes.
-		select {
-		case <-b.Superseded:
-		case <-f.host.done:
-			return nil, nil
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case k := <-f.opts.Keys:
-			if now, err := f.press(k); now || err != nil || !f.paused {
-				return b, err
-			}
-		}
-	}
-}
-
-// nextBatch asks the watcher for changes and minds the keys meanwhile.
-func (f *follower) nextBatch(ctx context.Context) (*watch.Batch, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	type answer struct {
-		batch *watch.Batch
-		err   error
-	}
-	got := make(chan answer, 1)
-	go func() {
-		b, err := f.watcher.Next(ctx)
-		got <- answer{b, err}
-	}()
-	leave := func(err error) (*watch.Batch, error) {
-		cancel()
-		<-got // only one may be in Next; what it brings is told again
-		return nil, err
-	}
-	for {
-		select {
-		case a := <-got:
-			cancel()
-			return a.batch, a.err
-		case <-f.host.done:
-			return leave(nil)
-		case k := <-f.opts.Keys:
-			if now, err := f.press(k); now || err != nil {
-				return leave(err)
-			}
-		}
-	}
-}
-
-// press does what a key asks for; now says that it asks for a build.
-func (f *follower) press(k Key) (now bool, err error) {
-	switch k {
-	case KeyQuit:
-		return false, errQuit
-	case KeyPause:
-		f.paused = !f.paused
-		if f.paused {
-			f.note("paused; p goes on")
-		} else {
-			f.note("following again")
-		}
-	case KeyRebuild:
-		return true, nil
-	}
-	return false, nil
-}
-
 // cycle builds and delivers once. It returns the error of a lost host, and
-// errChanged; all others are reported.
+// errChanged; all others are reported. A cycle that is given up before
+// anything was delivered, for newer changes or since ctx ended, reports nothing.
 func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 	begin := time.Now()
 	c := &Cycle{At: begin}
-	if batch != nil {
+	if !batch.Asked || len(batch.Changes) > 0 {
 		c.Trigger = names(batch.Changes)
-		for _, path := range batch.Loop {
-			f.note("%s changes during every build: the build writes it; add it to watch.ignore in devbox.yaml", path)
-		}
 	}
-	err := f.reload(ctx, batch)
-	if errors.Is(err, errChanged) {
+	for _, path := range batch.Loop {
+		f.note("%s changes during every build: the build writes it; add it to watch.ignore in devbox.yaml", path)
+	}
+	a, err := f.build(ctx, batch, c)
+	switch {
+	case errors.Is(err, errChanged):
 		f.note("%s changed: setting up by it", strings.Join(c.Trigger, ", "))
 		return err
-	}
-	if err == nil {
-		err = f.deliver(ctx, batch, c)
-	} else if !errors.Is(err, watch.ErrSuperseded) {
-		c.Outcome = BadSettings
-	}
-	if errors.Is(err, watch.ErrSuperseded) || ctx.Err() != nil && c.Outcome == "" {
+	case errors.Is(err, watch.ErrSuperseded), err != nil && ctx.Err() != nil:
 		return nil
+	case err == nil:
+		err = f.host.Deliver(ctx, a, c, f.note)
+		a.Close()
 	}
 	c.Took = time.Since(begin)
 	if err != nil {
 		c.fail(err)
-	} else if batch != nil {
+	} else {
 		batch.Commit()
 	}
 	f.opts.Report(WatchEvent{Cycle: c})
@@ -269,10 +184,28 @@ func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 	return nil
 }
 
+// build makes the image of a batch that is quiet.
+func (f *follower) build(ctx context.Context, batch *watch.Batch, c *Cycle) (*Artifact, error) {
+	ctx, cancel := batch.Context(ctx)
+	defer cancel()
+	if err := f.reload(ctx, batch, c); err != nil {
+		return nil, err
+	}
+	a, err := f.project.Build(ctx, f.host.Welcome.Arch, c.ended)
+	// Before an error is believed, too: a half-saved set of files may not build.
+	if unsettled := batch.Settle(ctx); unsettled != nil {
+		if err == nil {
+			a.Close()
+		}
+		return nil, unsettled
+	}
+	return a, err
+}
+
 // reload reads the settings again if they are what changed.
-func (f *follower) reload(ctx context.Context, batch *watch.Batch) error {
-	if batch == nil || !slices.ContainsFunc(batch.Changes, func(c watch.Change) bool {
-		return slices.Contains(f.project.settingsFiles(), c.Path)
+func (f *follower) reload(ctx context.Context, batch *watch.Batch, c *Cycle) error {
+	if !slices.ContainsFunc(batch.Changes, func(x watch.Change) bool {
+		return slices.Contains(f.project.settingsFiles(), x.Path)
 	}) {
 		return nil
 	}
@@ -281,33 +214,11 @@ func (f *follower) reload(ctx context.Context, batch *watch.Batch) error {
 	}
 	changed, err := f.opts.Reload()
 	if err != nil {
+		c.Outcome = BadSettings
 		return err
 	}
 	f.changed = changed
 	return errChanged
-}
-
-func (f *follower) deliver(ctx context.Context, batch *watch.Batch, c *Cycle) error {
-	bctx := ctx
-	if batch != nil {
-		var cancel context.CancelFunc
-		bctx, cancel = batch.Context(ctx)
-		defer cancel()
-	}
-	a, err := f.project.Build(bctx, f.host.Welcome.Arch)
-	if err == nil {
-		defer a.Close()
-	}
-	if batch != nil {
-		// Before an error is believed, too: a half-saved set of files may not build.
-		if err := batch.Settle(ctx); err != nil {
-			return err
-		}
-	}
-	if err != nil {
-		return err
-	}
-	return f.host.Deliver(ctx, a, c, f.note)
 }
 
 func names(changes []watch.Change) []string {
@@ -341,6 +252,28 @@ func (c *Cycle) fail(err error) {
 	c.Error, c.Hint = err.Error(), hint.Of(err)
 }
 
+// comeBack connects to the machine again and follows the journal on.
+func (f *follower) comeBack(ctx context.Context) error {
+	f.stopLogs()
+	for {
+		err := f.attend(ctx, func(ctx context.Context) error {
+			err := f.reconnect(ctx)
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		})
+		if errors.Is(err, errAgain) && f.host.Conn.Err() != nil {
+			continue
+		}
+		if err == nil || errors.Is(err, errAgain) { // it is built again in any case
+			f.stopLogs = f.followLogs(ctx)
+			return nil
+		}
+		return err
+	}
+}
+
 // reconnect comes back to the machine after the connection was lost: as long as
 // it runs, it is only a matter of time.
 func (f *follower) reconnect(ctx context.Context) error {
@@ -372,7 +305,7 @@ func (f *follower) reconnect(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errQuit
+			return context.Cause(ctx)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
