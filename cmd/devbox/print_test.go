@@ -40,17 +40,76 @@ func TestCycleLine(t *testing.T) {
 		{"a change taken back", deploy.Cycle{Trigger: []string{}, Outcome: protocol.Unchanged, Release: "r3"},
 			"15:04:05 ✓ 0ms r3  as it was before: the image is the same, nothing restarted"},
 		{"what does not compile", deploy.Cycle{Trigger: []string{"main.go"}, Outcome: deploy.BuildFailed, Error: "x", Phases: phases},
-			"15:04:05 ✗ 0ms  main.go: build-failed, the running release serves on"},
+			"15:04:05 ✗ 0ms  main.go: build-failed, the running release serves on  │ build ▆▆▆▆▆▆▆▆▆ 300ms · restart ▆▆▆ 100ms"},
 		{"a bad image", deploy.Cycle{Trigger: []string{"a", "b", "c"}, Outcome: deploy.BadImage, Error: "x"},
 			"15:04:05 ✗ 0ms  a, b, c: bad-image, the running release serves on"},
-		{"rolled back", deploy.Cycle{Trigger: []string{"a", "b", "c", "d", "e"}, Outcome: protocol.RolledBack, Release: "r5", Serving: "r4", Error: "x"},
-			"15:04:05 ✗ 0ms r5  a, b, c and 2 more: rolled back, r4 serves on"},
+		{"rolled back", deploy.Cycle{Trigger: []string{"a", "b", "c", "d", "e"}, Outcome: protocol.RolledBack, Release: "r5", Serving: "r4", Error: "x",
+			Restart: []protocol.UnitWhy{app}, Stay: []protocol.UnitWhy{socket}, Phases: phases[1:]},
+			"15:04:05 ✗ 0ms r5  a, b, c and 2 more: rolled back, r4 serves on; restarted shop.service (usr/bin/shop changed); " +
+				"shop.socket stays (its unit file is the same)  │ restart ▆▆▆▆▆▆▆▆▆▆▆▆ 100ms"},
 		{"the host is gone", deploy.Cycle{Trigger: []string{"a"}, Outcome: deploy.HostLost, Error: "x"}, "15:04:05 ✗ 0ms  a: host-lost"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.in.At = at
 			if got := cycleLine(&c.in); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// What a person sees of a watch: cycles and the app's lines on stdout, what is
+// about them on stderr, how it went at the end.
+func TestTranscriptOfAWatch(t *testing.T) {
+	at := time.Date(2026, 11, 22, 15, 4, 5, 0, time.UTC)
+	save := func(took time.Duration) deploy.WatchEvent {
+		return deploy.WatchEvent{Cycle: &deploy.Cycle{At: at, Trigger: []string{"main.go"}, Outcome: protocol.Unchanged, Took: took}}
+	}
+	events := []deploy.WatchEvent{
+		{Note: "watching 3 files in 1 folders of /shop"},
+		{Cycle: &deploy.Cycle{At: at, Outcome: protocol.Unchanged, Took: time.Hour}}, // no save
+		{Log: &deploy.LogLine{Unit: "shop.service", Invocation: "9f1c22aa", Message: "hello"}},
+		save(100 * time.Millisecond), save(300 * time.Millisecond), save(200 * time.Millisecond),
+		{Cycle: &deploy.Cycle{At: at, Trigger: []string{"main.go"}, Outcome: deploy.BuildFailed, Error: "no semicolon", Hint: "add one"}},
+	}
+	for _, c := range []struct {
+		name      string
+		json      bool
+		quiet     bool
+		out, said string
+	}{
+		{"for a person", false, false, `15:04:05 ✓ 60m00s  all: the image is the same, nothing restarted
+shop[9f1c] │ hello
+15:04:05 ✓ 100ms  main.go: the image is the same, nothing restarted
+15:04:05 ✓ 300ms  main.go: the image is the same, nothing restarted
+15:04:05 ✓ 200ms  main.go: the image is the same, nothing restarted
+15:04:05 ✗ 0ms  main.go: build-failed, the running release serves on
+`, `watching 3 files in 1 folders of /shop
+error: no semicolon
+hint: add one
+3 saves kept, 1 failed; from save to running: p50 200ms, p95 300ms
+`},
+		{"for a script", true, true, `{"note":"watching 3 files in 1 folders of /shop"}
+{"cycle":{"at":"2026-11-22T15:04:05Z","outcome":"unchanged","wire_bytes":0,"took":3600000000000}}
+{"cycle":{"at":"2026-11-22T15:04:05Z","trigger":["main.go"],"outcome":"unchanged","wire_bytes":0,"took":100000000}}
+{"cycle":{"at":"2026-11-22T15:04:05Z","trigger":["main.go"],"outcome":"unchanged","wire_bytes":0,"took":300000000}}
+{"cycle":{"at":"2026-11-22T15:04:05Z","trigger":["main.go"],"outcome":"unchanged","wire_bytes":0,"took":200000000}}
+{"cycle":{"at":"2026-11-22T15:04:05Z","trigger":["main.go"],"outcome":"build-failed","wire_bytes":0,"took":0,"error":"no semicolon","hint":"add one"}}
+{"kept":3,"failed":1,"p50":200000000,"p95":300000000}
+`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out, said strings.Builder
+			w := &transcript{app: &app{ui: ui.New(&out, &said, ui.Options{JSON: c.json}), json: c.json}, quiet: c.quiet}
+			for _, e := range events {
+				w.report(e)
+			}
+			w.summary()
+			if out.String() != c.out {
+				t.Errorf("printed\n%s\nwant\n%s", &out, c.out)
+			}
+			if said.String() != c.said {
+				t.Errorf("said\n%s\nwant\n%s", &said, c.said)
 			}
 		})
 	}

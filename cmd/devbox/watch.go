@@ -146,7 +146,10 @@ func cycleLine(c *deploy.Cycle) string {
 	default:
 		b.WriteString(c.Outcome)
 	}
-	if w := ui.Waterfall(spans(c.Phases), 12); w != "" && c.Error == "" {
+	if planned := len(c.Restart)+len(c.Stay)+len(c.Remove) > 0; planned && c.Error != "" {
+		fmt.Fprintf(&b, "; %s", restarts(c))
+	}
+	if w := ui.Waterfall(spans(c.Phases), 12); w != "" {
 		fmt.Fprintf(&b, "  │ %s", w)
 	}
 	return b.String()
