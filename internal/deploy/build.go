@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"devbox/internal/config"
@@ -68,7 +69,7 @@ func (p *Project) Build(ctx context.Context, arch string, ended func(protocol.Ph
 	source, pruned := make(chan string, 1), make(chan error, 1)
 	go func() { source <- p.revision(ctx) }()
 	go func() { pruned <- p.images().prune() }()
-	err = p.runBuild(ctx, arch)
+	built, err := p.runBuild(ctx, arch)
 	if perr := <-pruned; err == nil { // nothing goes on in the store without the lock
 		err = perr
 	}
@@ -77,7 +78,7 @@ func (p *Project) Build(ctx context.Context, arch string, ended func(protocol.Ph
 		return nil, err
 	}
 	a.Source = <-source
-	tree, warnings, err := p.stageChecked(ctx, arch)
+	tree, warnings, err := p.stageChecked(ctx, built, arch)
 	lap("stage")
 	if err != nil {
 		return nil, err
@@ -90,10 +91,10 @@ func (p *Project) Build(ctx context.Context, arch string, ended func(protocol.Ph
 	return a, nil
 }
 
-// stageChecked stages the tree and returns what in it may be meant so, or
+// stageChecked stages what was built and returns what in it may be meant so, or
 // [Problems].
-func (p *Project) stageChecked(ctx context.Context, arch string) (*image.Tree, []image.Problem, error) {
-	tree, err := p.stage(arch)
+func (p *Project) stageChecked(ctx context.Context, built, arch string) (*image.Tree, []image.Problem, error) {
+	tree, err := p.stage(built)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,37 +106,53 @@ func (p *Project) stageChecked(ctx context.Context, arch string) (*image.Tree, [
 	return tree, found, nil
 }
 
-// runBuild runs the user's build command into an empty stage: what an earlier
-// build left there must not get into this image. One that fails leaves nothing
-// there, least of all on a full disk.
-func (p *Project) runBuild(ctx context.Context, arch string) (err error) {
-	stage := p.stageDir(arch)
+// runBuild runs the user's build command into an empty stage and returns that
+// folder: what an earlier build left must not get into this image. One that
+// fails leaves nothing there, least of all on a full disk.
+func (p *Project) runBuild(ctx context.Context, arch string) (stage string, err error) {
+	if stage, err = p.newStage(arch); err != nil {
+		return "", err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(stage))
 		}
 	}()
-	if err := os.RemoveAll(stage); err != nil {
-		return fmt.Errorf("empty the stage: %w", err)
-	}
-	if err := os.MkdirAll(stage, 0o755); err != nil {
-		return fmt.Errorf("make the stage: %w", err)
-	}
 	c := p.Config
 	if c.Build.Command == "" {
-		return nil
+		return stage, nil
 	}
-	return runBuild(ctx, c.Build.Command, c.Abs(c.Build.Dir), []string{
+	return stage, runBuild(ctx, c.Build.Command, c.Abs(c.Build.Dir), []string{
 		"GOOS=linux", "GOARCH=" + arch, "CGO_ENABLED=0",
 		"DEVBOX_STAGE=" + stage, "DEVBOX_CACHE=" + p.Paths.Cache,
 	})
 }
 
-// stage lays the user's tree over what the build made, and single files over
-// both.
-func (p *Project) stage(arch string) (*image.Tree, error) {
+// newStage makes an empty folder, of a new name each time: the build of a devbox
+// that was killed may still be writing into its own, which goes the next time.
+func (p *Project) newStage(arch string) (string, error) {
+	if err := os.RemoveAll(p.stages()); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		return "", fmt.Errorf("remove what an earlier build left: %w", err)
+	}
+	err := os.MkdirAll(p.stages(), 0o755)
+	if err != nil {
+		return "", fmt.Errorf("make the stage: %w", err)
+	}
+	stage, err := os.MkdirTemp(p.stages(), arch+"-")
+	if err == nil {
+		err = os.Chmod(stage, 0o755)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make the stage: %w", err)
+	}
+	return stage, nil
+}
+
+// stage lays the user's tree over what the build made in a folder, and single
+// files over both.
+func (p *Project) stage(built string) (*image.Tree, error) {
 	c := p.Config
-	o := image.Options{Name: c.Name, Dirs: []string{p.stageDir(arch)}}
+	o := image.Options{Name: c.Name, Dirs: []string{built}}
 	if c.Image.Tree != "" {
 		o.Dirs = append(o.Dirs, c.Abs(c.Image.Tree))
 	}

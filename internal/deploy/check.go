@@ -77,10 +77,11 @@ func (p *Project) Check(ctx context.Context, arch string) (found []image.Problem
 		return nil, false, err
 	}
 	defer unlock()
-	if err := p.runBuild(ctx, arch); err != nil {
+	built, err := p.runBuild(ctx, arch)
+	if err != nil {
 		return nil, false, err
 	}
-	tree, err := p.stage(arch)
+	tree, err := p.stage(built)
 	if err != nil {
 		return nil, false, err
 	}

@@ -3,6 +3,7 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -77,11 +78,37 @@ func TestBuildIsForTheHost(t *testing.T) {
 	}
 	p := appWithTool(t)
 	p.Config.Build.Command = `echo "$GOOS $GOARCH $CGO_ENABLED $DEVBOX_CACHE" >"$DEVBOX_STAGE/seen"`
-	if err := p.runBuild(t.Context(), "arm64"); err != nil {
+	stage, err := p.runBuild(t.Context(), "arm64")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := os.ReadFile(filepath.Join(p.stageDir("arm64"), "seen")); string(got) != "linux arm64 0 "+p.Paths.Cache+"\n" {
+	if got, _ := os.ReadFile(filepath.Join(stage, "seen")); string(got) != "linux arm64 0 "+p.Paths.Cache+"\n" {
 		t.Errorf("it saw %q", got)
+	}
+}
+
+// The build of a devbox that was killed goes on, into a folder that is no
+// longer anybody's.
+func TestAnotherBuildStillWritesIntoItsStage(t *testing.T) {
+	p := appWithTool(t)
+	p.Config.Build.Command = `echo one >"$DEVBOX_STAGE/file"`
+	orphans, err := p.runBuild(t.Context(), "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Config.Build.Command = fmt.Sprintf(`mkdir -p %[1]s && echo orphan >%[1]s/late; echo two >"$DEVBOX_STAGE/file"`, orphans)
+	stage, err := p.runBuild(t.Context(), "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := filepath.Glob(stage + "/*"); err != nil || !reflect.DeepEqual(found, []string{stage + "/file"}) {
+		t.Errorf("the stage has %q, %v", found, err)
+	}
+	if _, err := p.runBuild(t.Context(), "amd64"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(p.stages() + "/*"); err != nil || len(left) != 2 { // this one, and what the command makes again
+		t.Errorf("left %q, %v", left, err)
 	}
 }
 

@@ -47,10 +47,9 @@ func (p *Project) MachineDir() string {
 	return filepath.Join(p.Paths.State, "machines", p.Config.Name)
 }
 
-// stageDir is where the build command puts its files, one folder for each
-// architecture.
-func (p *Project) stageDir(arch string) string {
-	return filepath.Join(p.Paths.Cache, "apps", p.Config.Name, "stage-"+arch)
+// stages is where build commands put their files, each into a folder of its own.
+func (p *Project) stages() string {
+	return filepath.Join(p.Paths.Cache, "apps", p.Config.Name, "stages")
 }
 
 // imageDir is where packed images of this app are kept.
