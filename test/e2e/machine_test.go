@@ -31,9 +31,12 @@ func TestNspawn(t *testing.T) {
 		name string
 		run  func(*testing.T, *harness.Project)
 	}{
+		{"interrupted", testInterrupted},
 		{"up", testUp}, {"watch", testWatch}, {"commands", testCommands}, {"saves under load", testSaves},
 		{"failures", testFailures}, {"bad input", testBadInput}, {"disk full", testDiskFull},
-		{"killed", testKilled}, {"down and up", testDownUp}, {"destroy", testDestroy},
+		{"killed", testKilled}, {"down and up", testDownUp},
+		{"logs", testLogs}, {"cloud-config", testCloudConfig}, {"replica", testReplica}, {"locked in", testLockedIn},
+		{"restart", testRestart}, {"destroy", testDestroy},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, p) }) && part.name == "up" {
 			t.Fatal("without a machine there is nothing more to test")
