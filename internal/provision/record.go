@@ -119,11 +119,12 @@ func message(rec record) string {
 	if why == nil {
 		why = lastLines(rec.output, 3)
 	}
-	if why == nil {
-		return fmt.Sprintf("exit code %d", rec.code)
-	}
 	for i := range why {
 		why[i] = strings.TrimRight(strings.TrimSpace(why[i]), ".;:")
+	}
+	why = slices.DeleteFunc(why, func(line string) bool { return line == "" }) // an exception may be without words
+	if len(why) == 0 {
+		return fmt.Sprintf("exit code %d", rec.code)
 	}
 	return strings.Join(why, "; ")
 }
