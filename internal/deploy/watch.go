@@ -113,6 +113,10 @@ func (f *follower) run(ctx context.Context) error {
 			if err := f.comeBack(ctx); err != nil {
 				return err
 			}
+			if f.paused { // what was not delivered is told again
+				batch, err = f.next(ctx)
+				continue
+			}
 		}
 		err = f.attend(ctx, func(ctx context.Context) error { return f.cycle(ctx, batch) })
 		if Lost(err) && ctx.Err() == nil {
@@ -163,7 +167,6 @@ func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 	a, err := f.build(ctx, batch, c)
 	switch {
 	case errors.Is(err, errChanged):
-		f.note("%s changed: setting up by it", strings.Join(c.Trigger, ", "))
 		return err
 	case errors.Is(err, watch.ErrSuperseded), err != nil && ctx.Err() != nil:
 		return nil
@@ -202,7 +205,8 @@ func (f *follower) build(ctx context.Context, batch *watch.Batch, c *Cycle) (*Ar
 	return a, err
 }
 
-// reload reads the settings again if they are what changed.
+// reload reads the settings again if they are what changed, and sets the machine
+// up by them. As long as that does not work, those before are followed.
 func (f *follower) reload(ctx context.Context, batch *watch.Batch, c *Cycle) error {
 	if !slices.ContainsFunc(batch.Changes, func(x watch.Change) bool {
 		return slices.Contains(f.project.settingsFiles(), x.Path)
@@ -213,6 +217,16 @@ func (f *follower) reload(ctx context.Context, batch *watch.Batch, c *Cycle) err
 		return err
 	}
 	changed, err := f.opts.Reload()
+	if err == nil {
+		f.note("%s changed: setting up by it", strings.Join(c.Trigger, ", "))
+		var h *Host
+		if h, err = changed.Up(ctx, f.ui); err == nil {
+			h.Close()
+		}
+	}
+	if unsettled := batch.Settle(ctx); unsettled != nil {
+		return unsettled
+	}
 	if err != nil {
 		c.Outcome = BadSettings
 		return err
