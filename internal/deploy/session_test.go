@@ -30,6 +30,7 @@ type turn struct {
 	base   []byte // of a Receive: what the delta is applied to; refused without being read if answer has an error
 	image  []byte // of a Receive: what must come of it
 	hangup bool   // ends after the answer
+	before func() // if not nil, is called before the answer
 }
 
 // fakeHost plays a script of turns over pipes. A request that the script does
@@ -64,6 +65,9 @@ func fakeHost(t *testing.T, exit error, script ...turn) peer {
 			}
 			if x.image != nil {
 				receive(t, in, x)
+			}
+			if x.before != nil {
+				x.before()
 			}
 			io.WriteString(outW, x.raw)
 			for _, e := range x.answer {

@@ -513,3 +513,14 @@ func waitForSameAsFresh(t *testing.T, w *Watcher, root string) {
 		}
 	}
 }
+
+func TestDefaultWaits(t *testing.T) {
+	w, err := New(t.Context(), Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if w.pace.quiet != 50*time.Millisecond || w.pace.limit != 2*time.Second {
+		t.Errorf("quiet for %s, at most %s", w.pace.quiet, w.pace.limit)
+	}
+}
