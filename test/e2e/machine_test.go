@@ -32,7 +32,7 @@ func TestNspawn(t *testing.T) {
 		run  func(*testing.T, *harness.Project)
 	}{
 		{"interrupted", testInterrupted},
-		{"up", testUp}, {"watch", testWatch}, {"commands", testCommands}, {"saves under load", testSaves},
+		{"up", testUp}, {"watch", testWatch}, {"journal", testJournal}, {"commands", testCommands}, {"saves under load", testSaves},
 		{"failures", testFailures}, {"bad input", testBadInput}, {"disk full", testDiskFull},
 		{"killed", testKilled}, {"down and up", testDownUp},
 		{"logs", testLogs}, {"cloud-config", testCloudConfig}, {"replica", testReplica}, {"locked in", testLockedIn},

@@ -208,6 +208,14 @@ func (p *Project) Write(t testing.TB, name, text string) {
 	}
 }
 
+// Remove deletes a file of the project.
+func (p *Project) Remove(t testing.TB, name string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(p.Dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Edit replaces old, which must be there once, in a file of the project.
 func (p *Project) Edit(t testing.TB, name, old, new string) {
 	t.Helper()

@@ -107,6 +107,20 @@ func (w *Watch) Said() string {
 	return strings.Join(w.lines, "\n") + "\n" + w.stderr.String()
 }
 
+// Logs are the app's lines that watch showed so far.
+func (w *Watch) Logs() []deploy.LogLine {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []deploy.LogLine
+	for _, line := range w.lines {
+		var e deploy.WatchEvent
+		if json.Unmarshal([]byte(line), &e) == nil && e.Log != nil {
+			all = append(all, *e.Log)
+		}
+	}
+	return all
+}
+
 // Signal sends a signal; one that has ended gets none.
 func (w *Watch) Signal(s os.Signal) { _ = w.cmd.Process.Signal(s) }
 
