@@ -49,11 +49,23 @@ func (a *app) watch(ctx context.Context, o watchOptions) error {
 	if err != nil {
 		return err
 	}
+	reload := func(ctx context.Context) (*deploy.Project, error) {
+		p, err := load()
+		if err != nil {
+			return nil, err
+		}
+		h, err := p.Up(ctx, a.ui)
+		if err != nil {
+			return nil, err
+		}
+		h.Close()
+		return p, nil
+	}
 	keys, restore := readKeys(ctx, a.stdin)
 	defer restore()
 	t := &transcript{app: a, quiet: o.quiet}
 	for p != nil && err == nil {
-		p, err = p.Watch(ctx, a.ui, deploy.WatchOptions{Keys: keys, Report: t.report, Reload: load})
+		p, err = p.Watch(ctx, a.ui, deploy.WatchOptions{Keys: keys, Report: t.report, Reload: reload})
 	}
 	t.summary()
 	return err

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -52,7 +53,7 @@ func watchShop(t *testing.T, p *Project, script ...turn) *watching {
 	f.follower = &follower{project: p, watcher: w, opts: WatchOptions{
 		Keys:   f.keys,
 		Report: func(e WatchEvent) { f.events <- e },
-		Reload: func() (*Project, error) { r := <-f.reloads; return r.project, r.err },
+		Reload: func(context.Context) (*Project, error) { r := <-f.reloads; return r.project, r.err },
 	}}
 	f.host = &Host{Conn: &remote.Conn{}, Session: s, project: p, done: make(chan struct{})}
 	go func() { f.ended <- f.run(t.Context()) }()

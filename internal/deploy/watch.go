@@ -29,8 +29,9 @@ type WatchEvent struct {
 type WatchOptions struct {
 	Keys   <-chan Key
 	Report func(WatchEvent)
-	// Reload reads and checks devbox.yaml and the files it names again.
-	Reload func() (*Project, error)
+	// Reload reads devbox.yaml and the files it names again and brings the
+	// machine up by them.
+	Reload func(context.Context) (*Project, error)
 }
 
 // Watch brings the machine up, delivers the source as it is and then follows
@@ -49,7 +50,7 @@ func (p *Project) Watch(ctx context.Context, u *ui.UI, o WatchOptions) (changed 
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{project: p, ui: u, watcher: w, host: h, opts: o}
+	f := &follower{project: p, watcher: w, host: h, opts: o}
 	defer func() { f.host.Close() }()
 	if err := f.skipLogs(ctx); err != nil {
 		return nil, err
@@ -87,7 +88,6 @@ var errChanged = errors.New("devbox.yaml or the cloud-config has changed")
 // follower is a running watch.
 type follower struct {
 	project  *Project
-	ui       *ui.UI
 	watcher  *watch.Watcher
 	host     *Host
 	opts     WatchOptions
@@ -216,14 +216,8 @@ func (f *follower) reload(ctx context.Context, batch *watch.Batch, c *Cycle) err
 	if err := batch.Settle(ctx); err != nil {
 		return err
 	}
-	changed, err := f.opts.Reload()
-	if err == nil {
-		f.note("%s changed: setting up by it", strings.Join(c.Trigger, ", "))
-		var h *Host
-		if h, err = changed.Up(ctx, f.ui); err == nil {
-			h.Close()
-		}
-	}
+	f.note("%s changed: setting up by it", strings.Join(c.Trigger, ", "))
+	changed, err := f.opts.Reload(ctx)
 	if unsettled := batch.Settle(ctx); unsettled != nil {
 		return unsettled
 	}

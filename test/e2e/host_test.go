@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"devbox/internal/deploy"
+	"devbox/internal/protocol"
 	"devbox/internal/vm"
 	"devbox/test/harness"
 )
@@ -38,6 +40,22 @@ func testCloudConfig(t *testing.T, p *harness.Project) {
 	}
 	if r := p.Must(t, "up"); strings.Contains(r.Stderr, step) {
 		t.Errorf("the same file was applied again: %s", r)
+	}
+	unchanged(t, p, before)
+
+	// A running watch goes on by the settings before, until they come up.
+	w := p.Watch(t)
+	p.Write(t, file, was+"  - ls /devbox-nowhere\n")
+	if c := w.Next(t, file); c.Outcome != deploy.BadSettings || !strings.Contains(c.Error, "/devbox-nowhere") {
+		t.Errorf("watch tells %s %s", c.Outcome, c.Error)
+	}
+	unchanged(t, p, before)
+	p.Write(t, file, was+"  - echo better >/etc/devbox-test\n")
+	if c := w.Next(t, ""); c.Outcome != protocol.Unchanged {
+		t.Errorf("the first cycle by the new settings: %s %s", c.Outcome, c.Error)
+	}
+	if got := p.Inside(t, "cat /etc/devbox-test"); got != "better" {
+		t.Errorf("on the machine the file says %q", got)
 	}
 	unchanged(t, p, before)
 }
