@@ -26,9 +26,11 @@ func following(t *testing.T) (f *follower, dir string, keys chan Key, hangUp fun
 	return f, dir, keys, func() { close(done) }
 }
 
+// save writes a file whole or not at all, however busy this computer is.
 func save(t *testing.T, dir, name, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+	fresh := filepath.Join(t.TempDir(), "fresh")
+	if err := errors.Join(os.WriteFile(fresh, []byte(text), 0o644), os.Rename(fresh, filepath.Join(dir, name))); err != nil {
 		t.Fatal(err)
 	}
 }
