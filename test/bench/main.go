@@ -74,9 +74,9 @@ func run(ctx context.Context, o options) (err error) {
 	}{
 		{"saves", "saves, and systemd by hand", b.measureSaves},
 		{"commands", "the commands", b.measureCommands},
-		{"tree", "the big tree", b.measureTree},
 		{"air", "air", b.measureAir},
 		{"article", "the article's flow", b.measureArticle},
+		{"tree", "the big tree", b.measureTree},
 	} {
 		if o.only != "" && o.only != part.key {
 			continue

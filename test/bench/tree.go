@@ -17,15 +17,15 @@ import (
 // architecture that devbox has (proc(5), sysconf(3)).
 const clockTick = 10 * time.Millisecond
 
-// measureTree watches the app in a tree with many files that are ignored.
+// measureTree watches the app in a tree with many files that are ignored. It is
+// the last part: the files stay.
 func (b *bench) measureTree(ctx context.Context, r *report) error {
-	dir, err := b.bigTree()
-	if err != nil {
+	if err := b.growTree(); err != nil {
 		return err
 	}
 	said := ""
 	start := func() (*watching, error) {
-		w, err := b.watch(ctx, dir)
+		w, err := b.watch(ctx, b.project)
 		if err != nil {
 			return nil, err
 		}
@@ -82,27 +82,24 @@ func (b *bench) measureIdle(ctx context.Context, w *watching, r *report) error {
 	return err
 }
 
-// bigTree is the app among files that a real project has too: dependencies and
-// outputs in folders of their own, logs between the sources. One in a hundred
-// is watched.
-func (b *bench) bigTree() (string, error) {
-	dir, err := b.copyApp("big")
-	if err != nil {
-		return "", err
-	}
+// growTree puts the app among files that a real project has too: dependencies
+// and outputs in folders of their own, logs between the sources. One in a
+// hundred is watched.
+func (b *bench) growTree() error {
+	dir := b.project
 	ignore, err := os.OpenFile(filepath.Join(dir, ".gitignore"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return "", err
+		return err
 	}
 	_, err = ignore.WriteString("\nnode_modules/\n*.log\n")
 	if cerr := ignore.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := edit(filepath.Join(dir, config.FileName), map[string]string{`"testdata/"`: `"testdata/", "out/"`}); err != nil {
-		return "", err
+		return err
 	}
 	for _, part := range []struct {
 		folder, name string
@@ -117,15 +114,15 @@ func (b *bench) bigTree() (string, error) {
 			folder := filepath.Join(dir, part.folder, fmt.Sprintf("d%d", n/100))
 			if n%100 == 0 {
 				if err := os.MkdirAll(folder, 0o755); err != nil {
-					return "", err
+					return err
 				}
 			}
 			if err := os.WriteFile(filepath.Join(folder, fmt.Sprintf(part.name, n)), []byte(strconv.Itoa(n)), 0o644); err != nil {
-				return "", err
+				return err
 			}
 		}
 	}
-	return dir, nil
+	return nil
 }
 
 // cpuTime is what all threads of a process took so far, user and system.
