@@ -43,7 +43,10 @@ func (p *Project) CheckFiles() error {
 func (p *Project) CheckHostPrograms() error {
 	var all []error
 	for _, arch := range []string{"amd64", "arm64"} {
-		_, err := hostBinary(p.Paths.Executable, arch)
+		f, err := hostBinary(p.Paths.Executable, arch)
+		if err == nil {
+			err = f.Close()
+		}
 		all = append(all, err)
 	}
 	return errors.Join(all...)

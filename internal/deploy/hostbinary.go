@@ -10,15 +10,15 @@ import (
 	"devbox/internal/hint"
 )
 
-// hostBinary reads the devbox-host program for a host of Go architecture arch.
+// hostBinary opens the devbox-host program for a host of Go architecture arch.
 // It is installed beside devbox, or in ../libexec/devbox as packages do it.
-func hostBinary(executable, arch string) ([]byte, error) {
+func hostBinary(executable, arch string) (*os.File, error) {
 	name := "devbox-host-linux-" + arch
 	dir := filepath.Dir(executable)
 	for _, p := range []string{filepath.Join(dir, name), filepath.Join(dir, "..", "libexec", "devbox", name)} {
-		b, err := os.ReadFile(p)
+		f, err := os.Open(p)
 		if err == nil {
-			return b, nil
+			return f, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("read the host program: %w", err)

@@ -35,10 +35,19 @@ func (p *Project) baseURL(url string) string {
 	return p.Config.Abs(url)
 }
 
-// Machine returns the project's dev machine and why it is of that driver.
-// Nothing is made or started.
+// Machine returns the project's dev machine and why it is of that driver, which
+// is decided once. Nothing is made or started.
 func (p *Project) Machine(ctx context.Context) (vm.Machine, string, error) {
-	return vm.Open(ctx, p.Config.Machine.Driver, p.Spec())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.machine == nil {
+		m, why, err := vm.Open(ctx, p.Config.Machine.Driver, p.Spec())
+		if err != nil {
+			return nil, "", err
+		}
+		p.machine, p.why = m, why
+	}
+	return p.machine, p.why, nil
 }
 
 // AdminEndpoint is how to log in to the running dev machine as its

@@ -7,11 +7,13 @@ package deploy
 import (
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"devbox/internal/config"
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
+	"devbox/internal/vm"
 )
 
 // Paths are where devbox keeps its own files on the client, all absolute.
@@ -40,6 +42,10 @@ type Project struct {
 	Version string
 
 	prepared bool // this process made a copy for the next image to be packed over
+
+	mu      sync.Mutex // of those below
+	machine vm.Machine
+	why     string // the machine is of that driver
 }
 
 // MachineDir is the folder of this app's dev machine.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -188,9 +189,14 @@ func (p *Project) installHost(ctx context.Context, u *ui.UI, conn *remote.Conn, 
 	if err != nil {
 		return err
 	}
-	binary, err := hostBinary(p.Paths.Executable, arch)
+	f, err := hostBinary(p.Paths.Executable, arch)
 	if err != nil {
 		return err
+	}
+	defer f.Close()
+	binary, err := io.ReadAll(f)
+	if err != nil {
+		return fmt.Errorf("read the host program: %w", err)
 	}
 	sum := sha256.Sum256(binary)
 	if state.Host == hex.EncodeToString(sum[:]) {
