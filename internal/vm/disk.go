@@ -122,6 +122,12 @@ func BuildDisk(ctx context.Context, o DiskOptions, p Progress) (*Disk, error) {
 	return readDisk(final)
 }
 
+// kernelCmdline is how the kernel of a disk is started. On an emulated processor
+// it can panic in its first seconds, while it patches itself: then it boots again.
+func kernelCmdline(goarch string) string {
+	return "root=LABEL=root rw panic=5 console=tty0 console=" + map[string]string{"amd64": "ttyS0", "arm64": "ttyAMA0"}[goarch]
+}
+
 // readDisk returns a finished disk.
 func readDisk(dir string) (*Disk, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "disk.json"))
@@ -132,6 +138,7 @@ func readDisk(dir string) (*Disk, error) {
 	if err := json.Unmarshal(b, &d); err != nil {
 		return nil, err
 	}
+	d.Cmdline = kernelCmdline(d.Arch)
 	for i, at := range []*string{&d.Image, &d.Kernel, &d.Initrd} {
 		*at = filepath.Join(dir, diskFiles[i])
 		if _, err := os.Stat(*at); err != nil {
@@ -168,10 +175,7 @@ func (r recipe) buildDisk(ctx context.Context, lock *os.File, dir string, p Prog
 	if err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(Disk{
-		Cmdline: "root=LABEL=root rw console=tty0 console=" + map[string]string{"amd64": "ttyS0", "arm64": "ttyAMA0"}[r.Arch],
-		Arch:    r.Arch, Digest: digest,
-	}, "", "  ")
+	text, err := json.MarshalIndent(Disk{Arch: r.Arch, Digest: digest}, "", "  ")
 	if err != nil {
 		return err
 	}
