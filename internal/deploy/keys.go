@@ -72,9 +72,19 @@ func (f *follower) next(ctx context.Context) (*watch.Batch, error) {
 		if err != nil || b.Asked || !f.paused {
 			return b, err
 		}
-		// Paused: keep what came until a person goes on, or newer content comes.
+		if b, err = f.hold(ctx, b); err != nil || b != nil {
+			return b, err
+		}
+	}
+}
+
+// hold keeps a batch while paused, until a person goes on. It returns nil if
+// newer content came: the next batch has all of it.
+func (f *follower) hold(ctx context.Context, b *watch.Batch) (*watch.Batch, error) {
+	for {
 		select {
 		case <-b.Superseded:
+			return nil, nil
 		case <-f.host.done:
 			return f.watcher.Now()
 		case <-ctx.Done():

@@ -110,12 +110,19 @@ func (f *follower) run(ctx context.Context) error {
 	batch, err := f.watcher.Now()
 	for losses := 0; err == nil; {
 		if f.host.Conn.Err() != nil {
-			if err := f.comeBack(ctx); err != nil {
+			again, err := f.comeBack(ctx)
+			if err != nil {
 				return err
 			}
-			if f.paused { // what was not delivered is told again
-				batch, err = f.next(ctx)
-				continue
+			if f.paused && !again {
+				batch, err = f.hold(ctx, batch)
+				if err == nil && batch == nil {
+					batch, err = f.next(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				continue // the connection may be gone once more
 			}
 		}
 		err = f.attend(ctx, func(ctx context.Context) error { return f.cycle(ctx, batch) })
@@ -189,11 +196,11 @@ func (f *follower) cycle(ctx context.Context, batch *watch.Batch) error {
 
 // build makes the image of a batch that is quiet.
 func (f *follower) build(ctx context.Context, batch *watch.Batch, c *Cycle) (*Artifact, error) {
-	ctx, cancel := batch.Context(ctx)
-	defer cancel()
 	if err := f.reload(ctx, batch, c); err != nil {
 		return nil, err
 	}
+	ctx, cancel := batch.Context(ctx)
+	defer cancel()
 	a, err := f.project.Build(ctx, f.host.Welcome.Arch, c.ended)
 	// Before an error is believed, too: a half-saved set of files may not build.
 	if unsettled := batch.Settle(ctx); unsettled != nil {
@@ -206,11 +213,11 @@ func (f *follower) build(ctx context.Context, batch *watch.Batch, c *Cycle) (*Ar
 }
 
 // reload reads the settings again if they are what changed, and sets the machine
-// up by them. As long as that does not work, those before are followed.
+// up by them, which a newer save does not interrupt. As long as that does not
+// work, those before are followed: it is tried again when they change again.
 func (f *follower) reload(ctx context.Context, batch *watch.Batch, c *Cycle) error {
-	if !slices.ContainsFunc(batch.Changes, func(x watch.Change) bool {
-		return slices.Contains(f.project.settingsFiles(), x.Path)
-	}) {
+	ours := func(x watch.Change) bool { return slices.Contains(f.project.settingsFiles(), x.Path) }
+	if !slices.ContainsFunc(batch.Changes, ours) {
 		return nil
 	}
 	if err := batch.Settle(ctx); err != nil {
@@ -223,6 +230,7 @@ func (f *follower) reload(ctx context.Context, batch *watch.Batch, c *Cycle) err
 	}
 	if err != nil {
 		c.Outcome = BadSettings
+		batch.CommitOnly(ours)
 		return err
 	}
 	f.changed = changed
@@ -260,8 +268,9 @@ func (c *Cycle) fail(err error) {
 	c.Error, c.Hint = err.Error(), hint.Of(err)
 }
 
-// comeBack connects to the machine again and follows the journal on.
-func (f *follower) comeBack(ctx context.Context) error {
+// comeBack connects to the machine again and follows the journal on. again says
+// that a person wants a build, though paused.
+func (f *follower) comeBack(ctx context.Context) (again bool, err error) {
 	f.stopLogs()
 	for {
 		err := f.attend(ctx, func(ctx context.Context) error {
@@ -274,11 +283,11 @@ func (f *follower) comeBack(ctx context.Context) error {
 		if errors.Is(err, errAgain) && f.host.Conn.Err() != nil {
 			continue
 		}
-		if err == nil || errors.Is(err, errAgain) { // it is built again in any case
+		if err == nil || errors.Is(err, errAgain) {
 			f.stopLogs = f.followLogs(ctx)
-			return nil
+			return err != nil, nil
 		}
-		return err
+		return false, err
 	}
 }
 

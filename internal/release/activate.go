@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
 	"strconv"
 	"time"
@@ -117,7 +116,10 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 // compare reads the units of the release and what its image changes.
 func (act *activation) compare(next protocol.Release) (map[string]why, image.Diff, error) {
 	none := image.Diff{}
-	img, err := image.Open(act.image(short(next.Digest)))
+	img, err := act.openImage(next.Digest)
+	if errors.Is(err, errNoImage) {
+		return nil, none, &CodedError{protocol.CodeNoImage, err}
+	}
 	if err != nil {
 		return nil, none, err
 	}
@@ -129,8 +131,8 @@ func (act *activation) compare(next protocol.Release) (map[string]why, image.Dif
 	if cur == nil {
 		return allOf(act.to, "first release"), none, nil
 	}
-	old, err := image.Open(act.image(short(cur.Digest)))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, image.ErrBroken) {
+	old, err := act.openImage(cur.Digest)
+	if errors.Is(err, errNoImage) {
 		return allOf(act.to, "the image that runs is no longer on disk to compare with"), none, nil
 	}
 	if err != nil {
@@ -194,11 +196,7 @@ func (act *activation) answer(r protocol.Result) {
 func (act *activation) keep(ctx context.Context) error {
 	r := protocol.Result{Outcome: protocol.Unchanged, Serving: act.to.Release.ID}
 	if !act.plan.Empty() {
-		err := act.install(ctx, act.to, &act.plan, act.rep)
-		if err == nil {
-			err = act.run(ctx, act.to, &act.plan, act.rep, stopGrace)
-		}
-		if err != nil {
+		if err := act.carryOut(ctx, act.to, &act.plan, act.rep, Online); err != nil {
 			r.Outcome, r.Failure = protocol.Failed, failure(err)
 		}
 	}
@@ -210,8 +208,11 @@ func (act *activation) keep(ctx context.Context) error {
 func (act *activation) change(ctx context.Context) error {
 	j := journal{From: act.state.Current, To: act.to.Release, Plan: act.plan.Public, Before: map[string]string{}}
 	for name, st := range act.seen.states() {
-		if st.up() {
+		switch {
+		case st.up():
 			j.Before[name] = st.Invocation
+		case !st.gone():
+			j.Unwell = append(j.Unwell, name)
 		}
 	}
 	if err := writeJSON(act.place.journal(), j); err != nil {

@@ -29,7 +29,10 @@ type journal struct {
 	// Before has, for each unit that ran, its invocation: one that is still the
 	// same was not touched and need not be restarted to undo.
 	Before map[string]string `json:"before,omitempty"`
-	Plan   protocol.Plan     `json:"plan"`
+	// Unwell are units that were neither up nor down, as one is that fails again
+	// and again: their trouble is not the activation's.
+	Unwell []string      `json:"unwell,omitempty"`
+	Plan   protocol.Plan `json:"plan"`
 }
 
 // number is N of release "rN".

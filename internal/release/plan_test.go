@@ -215,7 +215,8 @@ func TestTouched(t *testing.T) {
 		"b.service": {State: UnitState{Active: "active", Invocation: "2x"}},
 		"c.service": {State: UnitState{Active: "failed", Invocation: "3"}},
 		"d.service": {State: UnitState{Active: "active", Invocation: "4"}},     // started meanwhile, from the other image
-		"e.service": {State: UnitState{Active: "activating", Invocation: "6"}}, // starts again and again
+		"e.service": {State: UnitState{Active: "activating", Invocation: "6"}}, // of the other image, starts again and again
+		"i.service": {State: UnitState{Active: "activating", Invocation: "7"}}, // did so before, too
 		"f.service": {State: UnitState{Active: "inactive"}},
 		"g@.service": {Instances: map[string]UnitState{
 			"g@1.service": {Active: "active", Invocation: "7"}, "g@2.service": {Active: "active", Invocation: "8x"},
@@ -223,7 +224,7 @@ func TestTouched(t *testing.T) {
 	}}
 	before := map[string]string{"a.service": "1", "b.service": "2", "c.service": "3", "gone.service": "5",
 		"g@1.service": "7", "g@2.service": "8", "g@3.service": "9", "h@1.service": "10"}
-	got := touched(s, before, "r1")
+	got := touched(s, &journal{Before: before, Unwell: []string{"i.service"}}, "r1")
 	want := map[string]why{}
 	for _, name := range []string{"b.service", "c.service", "d.service", "e.service", "g@2.service", "g@3.service"} {
 		want[name] = why{Restart: true, Ran: true, Text: "back to r1"}

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
-	"devbox/internal/image"
 	"devbox/internal/protocol"
 )
 
@@ -179,6 +179,11 @@ func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when
 	if err := a.install(ctx, t, p, rep); err != nil {
 		return err
 	}
+	if p.Reload {
+		if err := a.syncUnits(t); err != nil {
+			return err
+		}
+	}
 	if when == AtBoot {
 		return nil
 	}
@@ -187,10 +192,7 @@ func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when
 
 // look reads a release's units and what the host has of them.
 func (a *app) look(ctx context.Context, r protocol.Release) (target, seen, error) {
-	img, err := image.Open(a.image(short(r.Digest)))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, image.ErrBroken) {
-		return target{}, seen{}, fmt.Errorf("%w: %s: %w", errNoImage, short(r.Digest), err)
-	}
+	img, err := a.openImage(r.Digest)
 	if err != nil {
 		return target{}, seen{}, err
 	}
@@ -221,7 +223,7 @@ func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *
 	}
 	var reasons map[string]why
 	if j != nil {
-		reasons = touched(s, j.Before, r.ID)
+		reasons = touched(s, j, r.ID)
 	}
 	p := makePlan(a.place, t, s, reasons, down)
 	if j != nil && j.Plan.Reload {
@@ -237,17 +239,18 @@ func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *
 }
 
 // touched finds the units that an activation has stopped, started or restarted.
-// before has the invocations of those that were up.
-func touched(s seen, before map[string]string, id string) map[string]why {
+// Those that were not well before are left to systemd, which tries them again.
+func touched(s seen, j *journal, id string) map[string]why {
 	m := map[string]why{}
 	back := why{Restart: true, Ran: true, Text: "back to " + id}
 	for name, st := range s.states() {
-		if invocation, ran := before[name]; ran && !st.up() || !st.gone() && st.Invocation != invocation {
+		invocation, ran := j.Before[name]
+		if ran && !st.up() || !st.gone() && st.Invocation != invocation && !slices.Contains(j.Unwell, name) {
 			m[name] = back
 		}
 	}
 	// Instances that ended are not loaded any more.
-	for name := range before {
+	for name := range j.Before {
 		if tmpl := templateOf(name); tmpl != name && s.has(tmpl) {
 			if _, there := s.Units[tmpl].Instances[name]; !there {
 				m[name] = back

@@ -104,7 +104,11 @@ func TestWhatIsNotWellDoesNotKeepTheNextAway(t *testing.T) {
 		{"its image is damaged", func(_ *fake, a *app) {
 			st, err := a.readState()
 			if err == nil {
-				err = replaceFile(a.image(short(st.Current.Digest)), []byte("no image"))
+				name := a.image(short(st.Current.Digest))
+				var info os.FileInfo
+				if info, err = os.Stat(name); err == nil {
+					err = replaceFile(name, make([]byte, info.Size())) // as large as it was
+				}
 			}
 			if err != nil {
 				panic(err)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"devbox/internal/image"
 	"devbox/internal/protocol"
 	"devbox/internal/sync/delta"
 )
@@ -132,6 +133,20 @@ func (a *app) keepSums(version string, sums *delta.Sums) error {
 		return err
 	}
 	return os.Rename(temp, a.sums(version))
+}
+
+// openImage opens an image. One that is damaged counts as one that is not there:
+// without its sums it is found out, and sent again.
+func (a *app) openImage(digest string) (*image.Image, error) {
+	version := short(digest)
+	img, err := image.Open(a.image(version))
+	switch {
+	case errors.Is(err, image.ErrBroken):
+		return nil, errors.Join(fmt.Errorf("%w: %s: %w", errNoImage, version, err), removeIfThere(a.sums(version)))
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s", errNoImage, version)
+	}
+	return img, err
 }
 
 // collect deletes the images that nobody needs, and what a killed process left.

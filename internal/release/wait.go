@@ -87,7 +87,7 @@ func (a *app) restartAll(ctx context.Context, units []string, limit, hurry time.
 	if err != nil {
 		return err
 	}
-	w := waiter{app: a, limit: limit, hurry: hurry, start: time.Now(), last: time.Now(), killed: map[string]bool{}}
+	w := waiter{app: a, limit: limit, hurry: hurry, last: time.Now(), ending: map[string]time.Time{}, killed: map[string]bool{}}
 	for len(jobs) > 0 {
 		left, err := w.round(ctx, jobs)
 		if err != nil {
@@ -101,8 +101,8 @@ func (a *app) restartAll(ctx context.Context, units []string, limit, hurry time.
 type waiter struct {
 	*app
 	limit, hurry time.Duration
-	start        time.Time
-	last         time.Time // when an old process was last seen to be ending
+	last         time.Time            // when an old process was last seen to be ending
+	ending       map[string]time.Time // when each was first seen to be
 	killed       map[string]bool
 }
 
@@ -130,11 +130,14 @@ func (w *waiter) round(ctx context.Context, jobs []job) ([]job, error) {
 			continue
 		}
 		w.last = time.Now()
+		if w.ending[j.unit].IsZero() {
+			w.ending[j.unit] = w.last
+		}
 		limit := w.hurry
 		if limit == graceful {
 			limit = st.stopLimit()
 		}
-		if time.Since(w.start) > limit && !w.killed[j.unit] {
+		if time.Since(w.ending[j.unit]) > limit && !w.killed[j.unit] {
 			w.killed[j.unit] = true
 			if err := w.sys.Kill(ctx, j.unit); err != nil {
 				return nil, err

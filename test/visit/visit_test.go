@@ -39,11 +39,11 @@ func TestHammer(t *testing.T) {
 			fmt.Fprint(c, []string{answer, answer, goodbye}[n])
 			return n < 2
 		}},
-		{what: "an end that was not", bad: "after an answer that did not say so", serve: func(c net.Conn, n int) bool {
+		{what: "an end that was not", bad: "the answer did not say so", serve: func(c net.Conn, n int) bool {
 			fmt.Fprint(c, answer)
 			return n < 1
 		}},
-		{what: "a reset in the middle of a request", bad: "after the last answer", serve: func(c net.Conn, n int) bool {
+		{what: "a reset in the middle of a request", bad: "after the last request", serve: func(c net.Conn, n int) bool {
 			if n < 2 {
 				fmt.Fprint(c, answer)
 				return true
@@ -114,13 +114,13 @@ func TestHammer(t *testing.T) {
 			}
 		})
 	}
-	if r := Hammer(withEnd(t), "http://127.0.0.1:1/", 2, 0); len(r.Bad) == 0 || !strings.Contains(r.Bad[0], "refused") {
+	if r := Hammer(withEnd(t), "http://127.0.0.1:1/", 2, 10*time.Millisecond); len(r.Bad) == 0 || !strings.Contains(r.Bad[0], "refused") {
 		t.Errorf("a refused connection: %q", r.Bad)
 	}
 }
 
 func withEnd(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -127,10 +127,19 @@ func (b *Batch) Settle(ctx context.Context) error {
 // Commit says that the batch's content was shipped: later batches do not tell
 // its changes again. A batch that was not committed is told again, together
 // with what came after it.
-func (b *Batch) Commit() {
+func (b *Batch) Commit() { b.CommitOnly(func(Change) bool { return true }) }
+
+// CommitOnly is Commit of some of the batch's changes.
+func (b *Batch) CommitOnly(which func(Change) bool) {
+	var some []Change
+	for _, c := range b.Changes {
+		if which(c) {
+			some = append(some, c)
+		}
+	}
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
-	b.w.tree.commit(b.Changes)
+	b.w.tree.commit(some)
 }
 
 // Watcher watches one tree. Its methods may be called from any goroutine, but
