@@ -195,7 +195,7 @@ func (s *Systemd) Instances(ctx context.Context, template string) ([]string, err
 // Properties of org.freedesktop.systemd1(5) that make a UnitState. Asking for
 // these, all at once, takes PID 1 a quarter of the time that GetAll takes.
 var (
-	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "StateChangeTimestamp"}
+	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "StateChangeTimestamp", "ActiveEnterTimestamp"}
 	serviceProps = []string{"Type", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "MainPID", "TimeoutStopUSec", "MemoryCurrent"}
 )
 
@@ -237,7 +237,11 @@ func stateOf(props map[string]dbus.Variant) UnitState {
 		Restarts:   int(prop[uint32](props, "NRestarts")),
 		MainPID:    int(prop[uint32](props, "MainPID")),
 	}
-	if us := prop[uint64](props, "StateChangeTimestamp"); us > 0 {
+	since := "StateChangeTimestamp"
+	if st.up() {
+		since = "ActiveEnterTimestamp" // a socket changes its state each time its service does
+	}
+	if us := prop[uint64](props, since); us > 0 {
 		st.Since = time.UnixMicro(int64(us))
 	}
 	if us := prop[uint64](props, "TimeoutStopUSec"); us > 0 && us < 1<<53 {
