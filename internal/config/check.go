@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,6 +24,9 @@ const (
 	// maxDeadline is the protocol's; a test of package deploy holds them together.
 	maxDeadline = Duration(10 * time.Minute)
 
+	maxKeep = 100 // the protocol's, too
+	maxPort = 65535
+
 	minMemory = Size(256 << 20)
 	minDisk   = Size(2 << 30)
 )
@@ -35,8 +39,9 @@ func check(c *Config, d *decoder) {
 	}
 	checkPaths(c, d)
 	checkMachine(c, d)
-	checkEnv(c, d)
-	checkHealth(c, d)
+	checkEnv(c, d, "env", c.Env)
+	checkHealth(d, "health", c.Health)
+	checkTargets(c, d)
 }
 
 func checkName(c *Config, d *decoder) {
@@ -204,9 +209,9 @@ func (d *decoder) address(c *Config, field, addr string) {
 	}
 }
 
-func checkEnv(c *Config, d *decoder) {
-	for unit, vars := range c.Env {
-		field := join("env", unit)
+func checkEnv(c *Config, d *decoder, at string, env map[string]map[string]string) {
+	for unit, vars := range env {
+		field := join(at, unit)
 		switch {
 		case !unitRE.MatchString(unit) && !strings.HasSuffix(unit, ".service"):
 			d.wrongKey(field, fmt.Sprintf("%q is not a service", unit), fmt.Sprintf("write the whole unit name, such as %s.service", c.Name))
@@ -237,19 +242,68 @@ func ownUnit(name, unit string) bool {
 	return ok && rest != "" && strings.ContainsRune("-.@", rune(rest[0]))
 }
 
-func checkHealth(c *Config, d *decoder) {
-	h := c.Health
+func checkHealth(d *decoder, at string, h Health) {
 	if h.Deadline > maxDeadline {
-		d.wrong("health.deadline", fmt.Sprintf("%s is longer than a host waits", h.Deadline), "write at most "+maxDeadline.String())
+		d.wrong(at+".deadline", fmt.Sprintf("%s is longer than a host waits", h.Deadline), "write at most "+maxDeadline.String())
 	}
 	if h.URL != "" && h.Command != "" {
-		d.wrong("health.command", "health has both a url and a command", "keep one of them")
+		d.wrong(at+".command", "health has both a url and a command", "keep one of them")
+	}
+	if h.Expect != "" && h.URL == "" {
+		d.wrong(at+".expect", "health expects a text, but has no url that it could be found at", "add "+at+".url, or remove it")
 	}
 	if h.URL == "" {
 		return
 	}
 	u, err := url.Parse(h.URL)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		d.wrong("health.url", fmt.Sprintf("%q is not an address", h.URL), "write one that the host itself can fetch, such as http://127.0.0.1:8080/healthz")
+		d.wrong(at+".url", fmt.Sprintf("%q is not an address", h.URL), "write one that the host itself can fetch, such as http://127.0.0.1:8080/healthz")
+	}
+}
+
+// checkTargets also gives targets the health of the dev machine that have none
+// of their own.
+func checkTargets(c *Config, d *decoder) {
+	for name, t := range c.Targets {
+		field := join("targets", name)
+		if !nameRE.MatchString(name) {
+			d.wrongKey(field, fmt.Sprintf("%q is not a name", name), "write lower-case letters, digits and dashes, beginning with a letter, such as prod")
+		}
+		if d.written(field + ".host") {
+			checkHost(d, field, t)
+		}
+		if t.Port > maxPort {
+			d.wrong(field+".port", fmt.Sprintf("%d is not a port", t.Port), "write one up to "+strconv.Itoa(maxPort))
+		}
+		if t.User != "" && !userRE.MatchString(t.User) {
+			d.wrong(field+".user", fmt.Sprintf("%q is not a user name", t.User), "write root, or the user who may use sudo there")
+		}
+		checkEnv(c, d, field+".env", t.Env)
+		if d.written(field + ".health") {
+			checkHealth(d, field+".health", t.Health)
+		} else {
+			t.Health = c.Health
+		}
+		if t.Trial > maxDeadline {
+			d.wrong(field+".trial", fmt.Sprintf("%s is longer than a host waits", t.Trial), "write at most "+maxDeadline.String())
+		}
+		if t.Keep > maxKeep {
+			d.wrong(field+".keep", fmt.Sprintf("%d is more than a host keeps", t.Keep), "write at most "+strconv.Itoa(maxKeep))
+		}
+		c.Targets[name] = t
+	}
+}
+
+func checkHost(d *decoder, field string, t Target) {
+	user, host, at := strings.Cut(t.Host, "@")
+	switch {
+	case at && user != "" && host != "":
+		d.wrong(field+".host", fmt.Sprintf("%q names a user", t.Host), fmt.Sprintf("write host: %s, and who `devbox provision` logs in as under user", host))
+	case strings.Contains(t.Host, "://"):
+		d.wrong(field+".host", fmt.Sprintf("%q is a web address", t.Host), "write the name or address of the server alone")
+	case strings.Count(t.Host, ":") == 1:
+		d.wrong(field+".host", fmt.Sprintf("%q has a port", t.Host), "write the port of the SSH server under port")
+	case t.Host == "" || strings.HasPrefix(t.Host, "-") || strings.ContainsFunc(t.Host, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' || r == '@' }):
+		d.wrong(field+".host", fmt.Sprintf("%q is not a host", t.Host), "write the server's name or address, or its name in ~/.ssh/config")
 	}
 }

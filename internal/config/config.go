@@ -64,6 +64,10 @@ type Config struct {
 	// enough that all its units come up and stay up.
 	Health Health `yaml:"health"`
 
+	// Servers that the app is deployed to, each by a name of your own: `devbox
+	// deploy prod` deploys to `prod`.
+	Targets map[string]Target `yaml:"targets"`
+
 	// The user that devbox logs in as on a host. The cloud-config makes this
 	// user and lets it run devbox-host, nothing else.
 	DeployUser string `yaml:"deploy_user" jsonschema:"default=deploy,pattern=^[a-z_][a-z0-9_-]{0\\,31}$"`
@@ -163,12 +167,49 @@ type Health struct {
 	// Fetched on the host until the answer is a 2xx.
 	URL string `yaml:"url"`
 
+	// Text that the answer must have as well. ${DEVBOX_VERSION} in it stands
+	// for the version that is being started, which the app finds in the
+	// environment variable of that name: so no other version can answer for it.
+	Expect string `yaml:"expect"`
+
 	// Run on the host by `sh -c`, as an unprivileged user, until it exits
 	// with 0.
 	Command string `yaml:"command"`
 
 	// How long the units and the check may take, together. At most 10m.
 	Deadline Duration `yaml:"deadline" jsonschema:"default=10s"`
+}
+
+// Target is a server that the app is deployed to.
+type Target struct {
+	// Its address, or its name in ~/.ssh/config, which is honoured.
+	Host string `yaml:"host" jsonschema:"required"`
+
+	// The port of its SSH server. Default: that of ~/.ssh/config, or else 22.
+	Port int `yaml:"port" jsonschema:"minimum=1"`
+
+	// The user that `devbox provision` logs in as: root, or one who may use
+	// sudo. `devbox deploy` logs in as deploy_user.
+	User string `yaml:"user" jsonschema:"default=root,pattern=^[a-z_][a-z0-9_-]{0\\,31}$"`
+
+	// Environment variables there, as `env` has them for the dev machine.
+	Env map[string]map[string]string `yaml:"env"`
+
+	// When a new version counts as good there. Default: as on the dev machine.
+	Health Health `yaml:"health"`
+
+	// How long a new version must stay up, and be healthy once more at the
+	// end, before it is kept. At most 10m.
+	Trial Duration `yaml:"trial" jsonschema:"default=10s"`
+
+	// How many releases stay on the server to go back to, the running one
+	// included. Never fewer than two.
+	Keep int `yaml:"keep" jsonschema:"default=5,minimum=2"`
+
+	// The SSH key that releases are signed with, private or public (then the
+	// agent has the other half), for a server whose policy asks for
+	// signatures. `~/` is your home folder.
+	SigningKey string `yaml:"signing_key"`
 }
 
 // Abs resolves a path of the file against its folder.

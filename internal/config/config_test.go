@@ -51,6 +51,17 @@ env:
 health:
   url: http://127.0.0.1:8080/healthz
   deadline: 1m30s
+targets:
+  prod:
+    host: bowl.example.com
+    port: 2222
+    user: admin
+    env: {bowl.service: {LOG_LEVEL: warn}}
+    health: {url: "http://127.0.0.1:8080/healthz", expect: "${DEVBOX_VERSION}"}
+    trial: 1m
+    keep: 9
+    signing_key: ~/.ssh/id_ed25519.pub
+  spare: {host: spare}
 deploy_user: ops
 `
 
@@ -115,6 +126,18 @@ func TestLoadEveryField(t *testing.T) {
 			"bowl-worker@.service": {},
 		},
 		Health:     Health{URL: "http://127.0.0.1:8080/healthz", Deadline: Duration(90 * time.Second)},
+		Targets: map[string]Target{
+			"prod": {
+				Host: "bowl.example.com", Port: 2222, User: "admin",
+				Env:    map[string]map[string]string{"bowl.service": {"LOG_LEVEL": "warn"}},
+				Health: Health{URL: "http://127.0.0.1:8080/healthz", Expect: "${DEVBOX_VERSION}", Deadline: Duration(10 * time.Second)},
+				Trial:  Duration(time.Minute), Keep: 9, SigningKey: "~/.ssh/id_ed25519.pub",
+			},
+			"spare": {
+				Host: "spare", User: "root", Trial: Duration(10 * time.Second), Keep: 5,
+				Health: Health{URL: "http://127.0.0.1:8080/healthz", Deadline: Duration(90 * time.Second)}, // the dev machine's
+			},
+		},
 		DeployUser: "ops",
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -10,23 +10,29 @@
 // is untrusted on the host side: [ReadRequest] refuses what is not well-formed.
 package protocol
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+)
 
 // Version is raised when either side could misread the other. A client that
 // meets another version installs its own devbox-host first.
-const Version = 1
+const Version = 2
 
 // MaxLine bounds one JSON line in bytes, on both sides.
 const MaxLine = 1 << 20
 
 // Request is one line from the client. Exactly one field is set.
 type Request struct {
-	Hello    *Hello    `json:"hello,omitempty"`
-	Receive  *Receive  `json:"receive,omitempty"`
-	Activate *Activate `json:"activate,omitempty"`
-	Status   *StatusOf `json:"status,omitempty"`
-	Recover  *Recover  `json:"recover,omitempty"`
-	Forget   *Forget   `json:"forget,omitempty"`
+	Hello    *Hello      `json:"hello,omitempty"`
+	Receive  *Receive    `json:"receive,omitempty"`
+	Activate *Activate   `json:"activate,omitempty"`
+	Status   *StatusOf   `json:"status,omitempty"`
+	Releases *ReleasesOf `json:"releases,omitempty"`
+	Recover  *Recover    `json:"recover,omitempty"`
+	Forget   *Forget     `json:"forget,omitempty"`
 }
 
 // Hello opens a session for one app. The host first finishes or undoes an
@@ -44,15 +50,35 @@ type Receive struct {
 	Base   string `json:"base,omitempty"` // digest of an image the host has; "" sends the whole image
 }
 
-// Activate asks for a received image to become the running release.
+// Activate asks for a received image to become the running release, or for one
+// of the history to become it again: then Release is set, and Digest, Settings
+// and Signature are that one's.
 type Activate struct {
 	App      string   `json:"app"`
-	Digest   string   `json:"digest"`
+	Digest   string   `json:"digest,omitempty"`
+	Release  string   `json:"release,omitempty"` // "rN" of the history, or [Previous]
 	Settings Settings `json:"settings"`
-	By       string   `json:"by,omitempty"`      // who asked, for the history: user@client
-	Source   string   `json:"source,omitempty"`  // git commit or "working tree", for the history
-	All      bool     `json:"all,omitempty"`     // restart every unit, changed or not
-	DryRun   bool     `json:"dry_run,omitempty"` // answer with the plan, change nothing
+	// Signature of SignedText by `ssh-keygen -Y sign -n devbox`, armored, for
+	// hosts whose policy asks for one.
+	Signature string `json:"signature,omitempty"`
+	Keep      int    `json:"keep,omitempty"`    // how many releases keep their images, the running one included; 0 is the host's choice
+	By        string `json:"by,omitempty"`      // who asked, for the history: user@client
+	Source    string `json:"source,omitempty"`  // git commit or "working tree", for the history
+	All       bool   `json:"all,omitempty"`     // restart every unit, changed or not
+	DryRun    bool   `json:"dry_run,omitempty"` // answer with the plan, change nothing
+}
+
+// Previous is, as Activate.Release, the one that ran before the running one.
+const Previous = "previous"
+
+// SignedText is what a signature of an activation is about: who has it can run
+// this image with these settings, and nothing else.
+func SignedText(app, digest string, s Settings) ([]byte, error) {
+	data, err := json.Marshal(s) // in one order: encoding/json sorts the keys of maps
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "devbox release\napp %s\nimage %s\nsettings %x\n", app, digest, sha256.Sum256(data)), nil
 }
 
 // Settings are kept with a release and come back with it on rollback.
@@ -60,18 +86,27 @@ type Settings struct {
 	Profile string                       `json:"profile,omitempty"` // portable profile; "" is "default"
 	Env     map[string]map[string]string `json:"env,omitempty"`     // unit -> variable -> value
 	Health  Health                       `json:"health"`
+	// Trial is how long the units must stay up, and the check be passed at the
+	// end once more, before the release is committed; 0 is a moment.
+	Trial time.Duration `json:"trial,omitempty"`
 }
 
 // Health says when a new release counts as good. At most one of URL and
 // Command is set; with neither, units that are up and stay up are enough.
 type Health struct {
 	URL      string        `json:"url,omitempty"`     // fetched on the host; 2xx is healthy
+	Expect   string        `json:"expect,omitempty"`  // text that the URL's answer must have; ${DEVBOX_VERSION} is the release's version
 	Command  string        `json:"command,omitempty"` // run on the host by sh as an unprivileged user; exit 0 is healthy
 	Deadline time.Duration `json:"deadline"`          // for units to be ready and healthy, together
 }
 
 // StatusOf asks for the state of one app.
 type StatusOf struct {
+	App string `json:"app"`
+}
+
+// ReleasesOf asks for the history of one app.
+type ReleasesOf struct {
 	App string `json:"app"`
 }
 
@@ -101,6 +136,7 @@ type Event struct {
 	Phase     *Phase     `json:"phase,omitempty"`
 	Result    *Result    `json:"result,omitempty"`
 	Status    *Status    `json:"status,omitempty"`
+	Releases  *[]Release `json:"releases,omitempty"` // newest first
 	Recovered *Recovered `json:"recovered,omitempty"`
 	Done      bool       `json:"done,omitempty"`
 	Error     string     `json:"error,omitempty"`
@@ -114,6 +150,8 @@ const (
 	CodeNoImage     = "no-image"     // of an Activate: send the image first
 	CodeBusy        = "busy"         // another activation holds the lock
 	CodeProtocol    = "protocol"     // install the matching devbox-host
+	CodeNoRelease   = "no-release"   // of an Activate: the history has no such release, or its image is gone
+	CodePolicy      = "policy"       // the host's policy forbids it
 )
 
 // Welcome answers Hello.
@@ -128,8 +166,9 @@ type Welcome struct {
 
 // Plan is what an activation will do, and why.
 type Plan struct {
-	First   bool       `json:"first,omitempty"`  // nothing was attached before
-	Reload  bool       `json:"reload,omitempty"` // unit files change: attach and daemon-reload; else a rename
+	Release string     `json:"release,omitempty"` // id that the release has, or will have
+	First   bool       `json:"first,omitempty"`   // nothing was attached before
+	Reload  bool       `json:"reload,omitempty"`  // unit files change: attach and daemon-reload; else a rename
 	Restart []UnitWhy  `json:"restart,omitempty"`
 	Stay    []UnitWhy  `json:"stay,omitempty"`
 	Remove  []UnitWhy  `json:"remove,omitempty"`
@@ -156,11 +195,12 @@ type Phase struct {
 
 // Outcomes of an activation.
 const (
-	Committed  = "committed"   // the new release runs
-	Planned    = "planned"     // a dry run: Plan says what would happen
-	RolledBack = "rolled-back" // the previous release runs again
-	Unchanged  = "unchanged"   // it ran already, with the same settings
-	Failed     = "failed"      // neither could be brought up: Serving tells what is left
+	Committed   = "committed"   // the new release runs
+	Planned     = "planned"     // a dry run: Plan says what would happen
+	RolledBack  = "rolled-back" // the previous release runs again
+	Unchanged   = "unchanged"   // it ran already, with the same settings
+	Interrupted = "interrupted" // of the history: it was undone after a crash
+	Failed      = "failed"      // neither could be brought up: Serving tells what is left
 )
 
 // Result ends an activation.
@@ -191,13 +231,17 @@ type Status struct {
 
 // Release is one entry of an app's history.
 type Release struct {
-	ID       string    `json:"id"` // "r12": counts up per app
-	Digest   string    `json:"digest"`
-	Settings Settings  `json:"settings"`
-	By       string    `json:"by,omitempty"`
-	Source   string    `json:"source,omitempty"`
-	At       time.Time `json:"at"`
-	Outcome  string    `json:"outcome,omitempty"`
+	ID        string    `json:"id"` // "r12": counts up per app
+	Digest    string    `json:"digest"`
+	Settings  Settings  `json:"settings"`
+	Of        string    `json:"of,omitempty"` // id of the release that this one brought back
+	By        string    `json:"by,omitempty"`
+	Source    string    `json:"source,omitempty"`
+	Signature string    `json:"signature,omitempty"`
+	At        time.Time `json:"at"`
+	Outcome   string    `json:"outcome,omitempty"` // Committed, RolledBack, Failed, or [Interrupted]
+	Cause     string    `json:"cause,omitempty"`   // why it was not kept
+	Gone      bool      `json:"gone,omitempty"`    // its image is no longer on the host; only in a list of releases
 }
 
 // UnitStatus is one unit as systemd reports it.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"regexp"
 	"strings"
 	"time"
@@ -13,17 +14,20 @@ import (
 
 // Bounds on what a client may ask for.
 const (
-	MaxImage    = 16 << 30 // size of an image, bytes
-	MaxDeadline = 10 * time.Minute
-	maxName     = 32        // of an app, bytes
-	maxUnit     = 128       // of a unit's name, bytes
-	maxEnv      = 256       // variables per unit
-	maxValue    = 32 << 10  // of a variable's value, bytes
-	maxText     = 200       // of By and Source, runes
-	maxCommand  = 8 << 10   // bytes
-	pageSize    = 4096      // image sizes are a multiple: the loop device would cut the tail
-	digestSize  = 64        // hex digits
-	envPrefix   = "DEVBOX_" // variables that devbox sets itself
+	MaxImage     = 16 << 30 // size of an image, bytes
+	MaxDeadline  = 10 * time.Minute
+	MaxTrial     = 10 * time.Minute
+	MaxKeep      = 100       // releases that keep their images
+	maxSignature = 16 << 10  // bytes
+	maxName      = 32        // of an app, bytes
+	maxUnit      = 128       // of a unit's name, bytes
+	maxEnv       = 256       // variables per unit
+	maxValue     = 32 << 10  // of a variable's value, bytes
+	maxText      = 200       // of By and Source, runes
+	maxCommand   = 8 << 10   // bytes
+	pageSize     = 4096      // image sizes are a multiple: the loop device would cut the tail
+	digestSize   = 64        // hex digits
+	envPrefix    = "DEVBOX_" // variables that devbox sets itself
 )
 
 var (
@@ -31,6 +35,7 @@ var (
 	hexDigits   = regexp.MustCompile(`^[0-9a-f]+$`)
 	unitName    = regexp.MustCompile(`^[A-Za-z0-9:_.@-]+\.(service|socket|timer|path|target)$`)
 	envName     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	releaseID   = regexp.MustCompile(`^r[1-9][0-9]{0,8}$`)
 	profileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 )
 
@@ -52,10 +57,11 @@ func (r Request) Validate() error {
 	check("receive", r.Receive != nil, func() error { return r.Receive.Validate() })
 	check("activate", r.Activate != nil, func() error { return r.Activate.Validate() })
 	check("status", r.Status != nil, func() error { return ValidApp(r.Status.App) })
+	check("releases", r.Releases != nil, func() error { return ValidApp(r.Releases.App) })
 	check("recover", r.Recover != nil, func() error { return ValidApp(r.Recover.App) })
 	check("forget", r.Forget != nil, func() error { return ValidApp(r.Forget.App) })
 	if set != 1 {
-		return fmt.Errorf("a request has one of hello, receive, activate, status, recover and forget, this one has %d", set)
+		return fmt.Errorf("a request has one of hello, receive, activate, status, releases, recover and forget, this one has %d", set)
 	}
 	return errors.Join(errs...)
 }
@@ -91,11 +97,24 @@ func (a Activate) Validate() error {
 	if err := ValidApp(a.App); err != nil {
 		return err
 	}
-	if err := ValidDigest(a.Digest); err != nil {
+	if a.Release != "" {
+		if a.Digest != "" || a.Signature != "" || !reflect.DeepEqual(a.Settings, Settings{}) {
+			return errors.New("a release of the history brings its own digest, settings and signature")
+		}
+		if a.Release != Previous && !releaseID.MatchString(a.Release) {
+			return fmt.Errorf("release: %q is no release: they are called r1, r2, …", clip(a.Release, maxName))
+		}
+	} else if err := ValidDigest(a.Digest); err != nil {
 		return fmt.Errorf("digest: %w", err)
 	}
 	if err := a.Settings.Validate(a.App); err != nil {
 		return fmt.Errorf("settings: %w", err)
+	}
+	if a.Keep < 0 || a.Keep > MaxKeep {
+		return fmt.Errorf("keep: %d releases, 0 to %d", a.Keep, MaxKeep)
+	}
+	if len(a.Signature) > maxSignature || !utf8.ValidString(a.Signature) {
+		return fmt.Errorf("signature: it is text of at most %d bytes", maxSignature)
 	}
 	if err := validText(a.By); err != nil {
 		return fmt.Errorf("by: %w", err)
@@ -121,6 +140,9 @@ func (s Settings) Validate(app string) error {
 		if err := validEnv(env); err != nil {
 			return fmt.Errorf("env of %s: %w", unit, err)
 		}
+	}
+	if s.Trial < 0 || s.Trial > MaxTrial {
+		return fmt.Errorf("trial %s, 0 to %s", s.Trial, MaxTrial)
 	}
 	return s.Health.validate()
 }
@@ -156,6 +178,12 @@ func (h Health) validate() error {
 		if err != nil || len(h.URL) > maxCommand || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
 			return fmt.Errorf("health URL %q: it is http://HOST or https://HOST with port and path", clip(h.URL, maxText))
 		}
+	}
+	if h.Expect != "" && h.URL == "" {
+		return errors.New("health expects a text, and has no URL to find it at")
+	}
+	if len(h.Expect) > maxCommand || !utf8.ValidString(h.Expect) || strings.ContainsRune(h.Expect, 0) {
+		return fmt.Errorf("health expects text of at most %d bytes without NUL", maxCommand)
 	}
 	if len(h.Command) > maxCommand || !utf8.ValidString(h.Command) || strings.ContainsRune(h.Command, 0) {
 		return fmt.Errorf("health command: it is text of at most %d bytes without NUL", maxCommand)

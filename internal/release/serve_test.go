@@ -39,7 +39,7 @@ func talk(t *testing.T, h *Host, in string) []protocol.Event {
 func TestServeRefuses(t *testing.T) {
 	f := newFake(t)
 	h := New(f, f.root)
-	hello := `{"hello":{"protocol":1,"app":"bowl"}}` + "\n"
+	hello := `{"hello":{"protocol":2,"app":"bowl"}}` + "\n"
 	tests := []struct {
 		name, in string
 		code     string
@@ -70,7 +70,7 @@ func TestServeRefuses(t *testing.T) {
 // An error that leaves no doubt where the next request begins ends nothing.
 func TestServeGoesOn(t *testing.T) {
 	f := newFake(t)
-	got := talk(t, New(f, f.root), `{"hello":{"protocol":1,"app":"bowl"}}`+"\n"+
+	got := talk(t, New(f, f.root), `{"hello":{"protocol":2,"app":"bowl"}}`+"\n"+
 		`{"activate":{"app":"bowl","digest":"`+strings.Repeat("00", 32)+`","settings":{"health":{"deadline":0}}}}`+"\n"+
 		`{"status":{"app":"bowl"}}`+"\n")
 	if len(got) != 3 || got[0].Welcome == nil || got[0].Welcome.Build != "test" || !strings.Contains(got[1].Error, "no such image") || got[2].Status == nil {
