@@ -120,7 +120,7 @@ func (a *app) project() (*deploy.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &deploy.Project{Config: cfg, Paths: paths, Version: version}, nil
+	return &deploy.Project{Config: cfg, Paths: paths, Version: version, SSH: a.sshOptions(paths.Home)}, nil
 }
 
 // userPaths are devbox's own folders by the XDG base directory rules, the same

@@ -140,28 +140,46 @@ func (a *app) done(state string, changed bool) {
 
 // confirm asks a person; without a terminal it refuses and names the flag.
 func (a *app) confirm(ctx context.Context, question, flag string) error {
-	if !a.ui.TTY() || !ui.IsTerminal(a.stdin) {
+	if !a.canAsk() {
 		return badInput{fmt.Errorf("%s give %s to say so without a terminal", question, flag)}
 	}
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
 	return readYes(ctx, a.stdin)
 }
 
-// readYes reads one line. A Ctrl-C does not wait for it.
+var errNotConfirmed = errors.New("not confirmed; nothing was changed")
+
 func readYes(ctx context.Context, in io.Reader) error {
+	answer, err := readLine(ctx, in)
+	if err != nil {
+		return err
+	}
+	if strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
+		return nil
+	}
+	return errNotConfirmed
+}
+
+// readLine reads one line, byte by byte: what comes after it is for others. A
+// Ctrl-C does not wait for it.
+func readLine(ctx context.Context, in io.Reader) (string, error) {
 	answered := make(chan string, 1)
 	go func() {
-		var answer string
-		fmt.Fscanln(in, &answer)
-		answered <- answer
+		var line []byte
+		one := make([]byte, 1)
+		for {
+			n, err := in.Read(one)
+			if n == 0 && err != nil || n == 1 && one[0] == '\n' {
+				break
+			}
+			line = append(line, one[:n]...)
+		}
+		answered <- strings.TrimSpace(string(line))
 	}()
 	select {
 	case <-ctx.Done():
-		return context.Cause(ctx)
-	case answer := <-answered:
-		if strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {
-			return nil
-		}
-		return errors.New("not confirmed; nothing was changed")
+		return "", context.Cause(ctx)
+	case line := <-answered:
+		return line, nil
 	}
 }

@@ -125,7 +125,7 @@ func TestLoadEveryField(t *testing.T) {
 			"bowl.service":         {"LOG_LEVEL": "debug", "WORKERS": "010", "DEBUG": "yes", "EMPTY": ""},
 			"bowl-worker@.service": {},
 		},
-		Health:     Health{URL: "http://127.0.0.1:8080/healthz", Deadline: Duration(90 * time.Second)},
+		Health: Health{URL: "http://127.0.0.1:8080/healthz", Deadline: Duration(90 * time.Second)},
 		Targets: map[string]Target{
 			"prod": {
 				Host: "bowl.example.com", Port: 2222, User: "admin",

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"devbox/internal/protocol"
-	"devbox/internal/sync/delta"
 )
 
 // Cycle is one way from the source to a running release, as `up` and `watch`
@@ -56,7 +55,7 @@ func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(form
 		say("finishing the release that is on its way; a second Ctrl-C leaves that to the host")
 	})
 	defer stop()
-	limit := h.project.deadline(h.slow) + shipTime
+	limit := h.settings().Health.Deadline + shipTime
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
 	defer cancel()
 	return h.deliver(ctx, a, c)
@@ -88,7 +87,7 @@ func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 
 func (h *Host) shipAndActivate(ctx context.Context, a *Artifact, c *Cycle) (protocol.Result, error) {
 	begin := time.Now()
-	sent, err := h.Ship(ctx, a, delta.Fast)
+	sent, err := h.Ship(ctx, a)
 	c.Wire = sent.Wire
 	c.ended(protocol.Phase{Name: "ship", Took: time.Since(begin)})
 	if err != nil {
@@ -98,7 +97,7 @@ func (h *Host) shipAndActivate(ctx context.Context, a *Artifact, c *Cycle) (prot
 	result, err := h.Activate(ctx, protocol.Activate{
 		App:      h.project.Config.Name,
 		Digest:   a.Digest.String(),
-		Settings: h.project.settings(h.slow),
+		Settings: h.settings(),
 		By:       whoAmI(),
 		Source:   a.Source,
 	}, c.hear)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 
+	"devbox/internal/protocol"
 	"devbox/internal/provision"
 	"devbox/internal/remote"
+	"devbox/internal/sync/delta"
 )
 
 // Host is a connected host: its kept SSH connection and the session of
@@ -16,9 +18,26 @@ type Host struct {
 	Conn *remote.Conn
 	*Session
 	project *Project
+	target  *Target                                 // nil: it is the dev machine
 	open    func(context.Context) (*Session, error) // another one over the same connection
 	done    <-chan struct{}                         // closed when the connection has ended
 	slow    bool                                    // its processor is emulated
+}
+
+// settings are what a release on this host is to satisfy.
+func (h *Host) settings() protocol.Settings {
+	if h.target != nil {
+		return h.target.settings()
+	}
+	return h.project.settings(h.slow)
+}
+
+// mode is how deltas for this host are made.
+func (h *Host) mode() delta.Mode {
+	if h.target != nil {
+		return delta.Small
+	}
+	return delta.Fast
 }
 
 // Close ends the session and the connection.

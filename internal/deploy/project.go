@@ -13,6 +13,7 @@ import (
 	"devbox/internal/config"
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
+	"devbox/internal/remote"
 	"devbox/internal/vm"
 )
 
@@ -40,6 +41,8 @@ type Project struct {
 	Paths  Paths
 	// Version of devbox: another one replaces the process that forwards ports.
 	Version string
+	// SSH is the person's side of connections to servers: SSH config, agent, prompts.
+	SSH remote.Options
 
 	prepared bool // this process made a copy for the next image to be packed over
 
@@ -79,7 +82,7 @@ func (p *Project) settings(slow bool) protocol.Settings {
 	return protocol.Settings{
 		Profile: c.Image.Profile,
 		Env:     c.Env,
-		Health:  protocol.Health{URL: c.Health.URL, Command: c.Health.Command, Deadline: p.deadline(slow)},
+		Health:  health(c.Health, p.deadline(slow)),
 	}
 }
 

@@ -281,7 +281,7 @@ func TestShip(t *testing.T) {
 			if h.Session, err = h.open(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			sent, err := h.Ship(t.Context(), a, delta.Fast)
+			sent, err := h.Ship(t.Context(), a)
 			if opened != len(c.sessions) {
 				t.Errorf("%d sessions, want %d", opened, len(c.sessions))
 			}
@@ -298,7 +298,7 @@ func TestShip(t *testing.T) {
 				t.Errorf("sent %+v, want base %q, little of it %t", sent, c.base, c.small)
 			}
 			// What has been sent is known to be there.
-			if again, err := h.Ship(t.Context(), a, delta.Fast); err != nil || again.Wire != 0 {
+			if again, err := h.Ship(t.Context(), a); err != nil || again.Wire != 0 {
 				t.Errorf("again: %+v, %v", again, err)
 			}
 		})
