@@ -41,7 +41,8 @@ portable service; both are set up by the same cloud-config.
 
   devbox init     write devbox.yaml and the files it names
   devbox up       bring the machine up, with the app on it
-  devbox watch    build, ship and restart what changed at every save`,
+  devbox watch    build, ship and restart what changed at every save
+  devbox deploy   the same image to a server, kept only if it is well there`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noSuchCommand,
@@ -62,6 +63,7 @@ portable service; both are set up by the same cloud-config.
 		newInit(a), newDoctor(a),
 		newUp(a), newDown(a), newDestroy(a),
 		newBuild(a), newCheck(a), newWatch(a),
+		newDeploy(a), newRollback(a), newReleases(a),
 		newStatus(a), newLogs(a), newSSH(a),
 		newSchema(a), newVersion(a), newForward(a),
 	)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"devbox/internal/deploy"
+	"devbox/internal/hint"
 
 	"github.com/spf13/cobra"
 )
@@ -17,19 +18,22 @@ type logsOptions struct {
 func newLogs(a *app) *cobra.Command {
 	var o logsOptions
 	c := &cobra.Command{
-		Use:   "logs [UNIT]",
+		Use:   "logs [TARGET] [UNIT]",
 		Short: "show the journal of the app's units",
-		Long: `logs prints the last lines of the journal of all the app's units, or of one; a name
-without a suffix is a service's. With --json every line is an entry of the journal as
+		Long: `logs prints the last lines of the journal of all the app's units, or of one, on the dev
+machine or on a target; a name without a suffix is a service's. With --json every line is an entry of the journal as
 journalctl -o json gives it.`,
-		Example: "  devbox logs -f\n  devbox logs bowl.service -n 200",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  devbox logs -f\n  devbox logs prod bowl.service -n 200",
+		Args:    cobra.MaximumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := a.project()
+			on, args, err := a.splitTarget(args)
 			if err != nil {
 				return err
 			}
-			h, err := p.Connect(c.Context())
+			if len(args) > 1 {
+				return badInput{hint.Errorf("the targets of devbox.yaml are servers, everything else is a unit", "there is no target %q", args[0])}
+			}
+			h, err := a.connect(c.Context(), on)
 			if err != nil {
 				return err
 			}
@@ -50,6 +54,18 @@ journalctl -o json gives it.`,
 		return nil
 	}
 	return c
+}
+
+// splitTarget takes a target's name off the front of args, if there is one.
+func (a *app) splitTarget(args []string) (target, rest []string, err error) {
+	p, err := a.project()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(args) > 0 && p.HasTarget(args[0]) {
+		return args[:1], args[1:], nil
+	}
+	return nil, args, nil
 }
 
 // unitName completes what systemctl would: bowl is bowl.service.

@@ -222,7 +222,7 @@ func TestAgo(t *testing.T) {
 func TestStatusOfAHostThatDoesNotAnswer(t *testing.T) {
 	var out, said strings.Builder
 	a := &app{ui: ui.New(&out, &said, ui.Options{})}
-	a.printStatus(report{Machine: machineReport{"nspawn", vm.Status{State: vm.Running}}, Problem: "connection refused"})
+	a.printStatus(report{Machine: &machineReport{"nspawn", vm.Status{State: vm.Running}}, Problem: "connection refused"})
 	if want := "machine  nspawn, running\nproblem  connection refused\n"; out.String() != want {
 		t.Errorf("printed %q, want %q", &out, want)
 	}

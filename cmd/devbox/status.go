@@ -16,18 +16,25 @@ import (
 
 func newStatus(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "status",
-		Short: "show the machine and what runs on it",
-		Long: `status asks the machine what is there and what runs, and remembers nothing by itself.
-It exits with 0 only if the machine runs and every unit of the app is well.`,
-		RunE: func(c *cobra.Command, _ []string) error { return a.status(c.Context()) },
+		Use:   "status [TARGET]",
+		Short: "show the machine, or a server, and what runs on it",
+		Long: `status asks the machine or the server what is there and what runs, and remembers nothing
+by itself. It exits with 0 only if every unit of the app runs there and is well.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return a.targetStatus(c.Context(), args[0])
+			}
+			return a.status(c.Context())
+		},
 	}
 }
 
 // report is what status prints with --json.
 type report struct {
 	App     string           `json:"app"`
-	Machine machineReport    `json:"machine"`
+	Target  string           `json:"target,omitempty"`
+	Machine *machineReport   `json:"machine,omitempty"` // not of a target
 	Ports   []deploy.Forward `json:"ports,omitempty"`
 	Host    *protocol.Status `json:"host,omitempty"`
 	Problem string           `json:"problem,omitempty"`
@@ -53,22 +60,49 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := report{App: p.Config.Name, Machine: machineReport{m.Driver(), st}}
+	r := report{App: p.Config.Name, Machine: &machineReport{m.Driver(), st}}
 	if st.State == vm.Running {
 		a.askHost(ctx, p, &r)
-	}
-	well := r.Host != nil && r.Host.Current != nil && r.Problem == "" && r.Host.Problem == ""
-	if r.Host != nil {
-		for _, u := range r.Host.Units {
-			well = well && u.Problem == ""
-		}
 	}
 	if a.json {
 		a.ui.Value(r)
 	} else {
 		a.printStatus(r)
 	}
-	if !well {
+	if !r.well() {
+		return silent{errNotWell}
+	}
+	return nil
+}
+
+func (r report) well() bool {
+	well := r.Host != nil && r.Host.Current != nil && r.Problem == "" && r.Host.Problem == ""
+	if r.Host != nil {
+		for _, u := range r.Host.Units {
+			well = well && u.Problem == ""
+		}
+	}
+	return well
+}
+
+func (a *app) targetStatus(ctx context.Context, name string) error {
+	t, err := a.target(name)
+	if err != nil {
+		return err
+	}
+	h, err := t.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	r := report{App: h.App(), Target: name}
+	if a.askApp(ctx, h, &r); a.json {
+		a.ui.Value(r)
+	} else {
+		a.ui.Result("server   %s (%s)", name, t.Host)
+		a.printApp(r, fmt.Sprintf("`devbox deploy %s` puts right what it can", name))
+	}
+	if !r.well() {
 		return silent{errNotWell}
 	}
 	return nil
@@ -85,10 +119,14 @@ func (a *app) askHost(ctx context.Context, p *deploy.Project, r *report) {
 		return
 	}
 	defer h.Close()
+	a.askApp(ctx, h, r)
+}
+
+func (a *app) askApp(ctx context.Context, h *deploy.Host, r *report) {
 	if h.Welcome.Recovered != "" {
 		a.ui.Say("%s", h.Welcome.Recovered)
 	}
-	s, err := h.Status(ctx, p.Config.Name)
+	s, err := h.Status(ctx, h.App())
 	if err != nil {
 		r.Problem = err.Error()
 		return
@@ -109,6 +147,10 @@ func (a *app) printStatus(r report) {
 		a.ui.Say("hint: `devbox up` brings it up")
 		return
 	}
+	a.printApp(r, "`devbox up` puts right what it can")
+}
+
+func (a *app) printApp(r report, cure string) {
 	if r.Host != nil {
 		a.printHost(r.Host)
 	}
@@ -117,7 +159,7 @@ func (a *app) printStatus(r report) {
 	}
 	if r.Problem != "" {
 		a.ui.Result("problem  %s", r.Problem)
-		a.ui.Say("hint: `devbox up` puts right what it can")
+		a.ui.Say("hint: %s", cure)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 // report it. Its JSON is what --json prints.
 type Cycle struct {
 	At      time.Time          `json:"at"`
+	Target  string             `json:"target,omitempty"`  // the server; "" is the dev machine
 	Trigger []string           `json:"trigger,omitempty"` // changed files, relative to the project
 	Outcome string             `json:"outcome"`           // one of protocol's outcomes, or one below
 	Version string             `json:"version,omitempty"` // of the image

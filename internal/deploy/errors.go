@@ -73,3 +73,8 @@ func Mistaken(err error) bool { return errors.As(err, new(provision.Problems)) }
 
 // Busy tells whether another activation holds the host.
 func (e *HostError) Busy() bool { return e.Code == protocol.CodeBusy }
+
+// Refused tells whether the host will not do what was asked, and has not begun.
+func (e *HostError) Refused() bool {
+	return e.Code == protocol.CodePolicy || e.Code == protocol.CodeNoRelease
+}

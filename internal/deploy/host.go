@@ -24,6 +24,9 @@ type Host struct {
 	slow    bool                                    // its processor is emulated
 }
 
+// App is the name of the app that the host is asked about.
+func (h *Host) App() string { return h.project.Config.Name }
+
 // settings are what a release on this host is to satisfy.
 func (h *Host) settings() protocol.Settings {
 	if h.target != nil {

@@ -200,3 +200,39 @@ func (s imageStore) find(digests []string) (*stored, error) {
 	}
 	return nil, nil
 }
+
+// keepOnly keeps an image of another store, as a link to it, and no other. An
+// image is never written to once it has its name.
+func (s imageStore) keepOnly(a *Artifact) error {
+	old, err := s.images()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return err
+	}
+	b, err := a.Sums.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	path := s.path(a.Digest)
+	if !slices.Contains(old, path) {
+		if err := os.Link(a.Path, path); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(path+".sums", b, 0o644); err != nil {
+		return errors.Join(err, os.Remove(path+".sums"))
+	}
+	for _, p := range old {
+		if p == path {
+			continue
+		}
+		for _, f := range []string{p, p + ".sums"} {
+			if rerr := os.Remove(f); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+				err = errors.Join(err, rerr)
+			}
+		}
+	}
+	return err
+}

@@ -175,6 +175,9 @@ type Plan struct {
 	Changed []FileEdit `json:"changed,omitempty"` // files of the image, at most 100
 }
 
+// Empty says that nothing would happen to any unit.
+func (p Plan) Empty() bool { return !p.Reload && len(p.Restart)+len(p.Remove) == 0 }
+
 // UnitWhy names a unit and the reason for what happens to it.
 type UnitWhy struct {
 	Unit string `json:"unit"`

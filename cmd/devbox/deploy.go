@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"devbox/internal/deploy"
+	"devbox/internal/protocol"
+	"devbox/internal/ui"
+
+	"github.com/spf13/cobra"
+)
+
+// deployFlags are those of both deploy and rollback.
+type deployFlags struct {
+	yes    bool
+	dryRun bool
+}
+
+func (o *deployFlags) flags(c *cobra.Command) {
+	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "stop after the plan; what runs is not touched")
+}
+
+func newDeploy(a *app) *cobra.Command {
+	var o deployFlags
+	var opts deploy.DeployOptions
+	c := &cobra.Command{
+		Use:   "deploy TARGET",
+		Short: "make the image that ran on the dev machine the running release of a server",
+		Long: `deploy builds the image, byte for byte the one that ran on the dev machine, sends what
+the server lacks of it, shows what will restart and why, and asks. The server then goes to
+the new release by itself, watches it for a while and keeps it, or goes back.`,
+		Example: "  devbox deploy prod\n  devbox deploy prod --dry-run",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.target(args[0])
+			if err != nil {
+				return err
+			}
+			offer, err := t.Offer(c.Context(), a.ui, opts)
+			if err != nil {
+				return err
+			}
+			defer offer.Close()
+			return a.settle(c.Context(), t, offer, o)
+		},
+	}
+	o.flags(c)
+	c.Flags().BoolVar(&opts.Unproven, "allow-unproven", false, "also an image that did not run on the dev machine")
+	c.Flags().BoolVar(&opts.All, "restart-all", false, "restart every service, changed or not")
+	return c
+}
+
+func newRollback(a *app) *cobra.Command {
+	var o deployFlags
+	c := &cobra.Command{
+		Use:   "rollback TARGET [RELEASE]",
+		Short: "bring an earlier release of a server back",
+		Long: `rollback makes an earlier release the running one again, with the image, environment and
+health check that it had, by the same way as deploy. Without RELEASE it is the one that ran
+before the running one. What the app itself has stored stays as it is.`,
+		Example: "  devbox rollback prod\n  devbox rollback prod r12",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.target(args[0])
+			if err != nil {
+				return err
+			}
+			release := protocol.Previous
+			if len(args) == 2 {
+				release = args[1]
+			}
+			offer, err := t.OfferRelease(c.Context(), a.ui, release)
+			if err != nil {
+				return err
+			}
+			defer offer.Close()
+			return a.settle(c.Context(), t, offer, o)
+		},
+	}
+	o.flags(c)
+	return c
+}
+
+func newReleases(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "releases [TARGET]",
+		Short: "show what ran on a server, since when, from which commit and by whom",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			h, err := a.connect(c.Context(), args)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			return a.releases(c.Context(), h)
+		},
+	}
+}
+
+// target finds a server of devbox.yaml.
+func (a *app) target(name string) (*deploy.Target, error) {
+	p, err := a.project()
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.Target(name)
+	if err != nil {
+		return nil, badInput{err}
+	}
+	return t, nil
+}
+
+// connect reaches the server that args name, or else the dev machine.
+func (a *app) connect(ctx context.Context, args []string) (*deploy.Host, error) {
+	if len(args) == 0 {
+		p, err := a.project()
+		if err != nil {
+			return nil, err
+		}
+		return p.Connect(ctx)
+	}
+	t, err := a.target(args[0])
+	if err != nil {
+		return nil, err
+	}
+	return t.Connect(ctx)
+}
+
+// settle shows an offer, has it confirmed and sees it through.
+func (a *app) settle(ctx context.Context, t *deploy.Target, o *deploy.Offer, f deployFlags) error {
+	if o.Unchanged() && o.Plan.Empty() {
+		a.printSettled(o)
+		return nil
+	}
+	if !a.json {
+		a.printOffer(t, o)
+	}
+	if f.dryRun {
+		if a.json {
+			a.ui.Value(o.Cycle)
+		}
+		return nil
+	}
+	if !f.yes {
+		if err := a.confirm(ctx, fmt.Sprintf("activate %s on %s?", o.Plan.Release, t.Name), "--yes"); err != nil {
+			return err
+		}
+	}
+	err := o.Accept(ctx, a.ui)
+	if a.json || err == nil {
+		a.printSettled(o)
+	}
+	return err
+}
+
+func (a *app) printOffer(t *deploy.Target, o *deploy.Offer) {
+	c := o.Cycle
+	before := "nothing before"
+	if c.Serving != "" {
+		before = "instead of " + c.Serving
+	}
+	a.ui.Say("%s on %s (%s), %s", o.Plan.Release, t.Name, t.Host, before)
+	if o.Proof != "" {
+		a.ui.Say("  image     %s, %s", c.Version, o.Proof)
+		a.ui.Say("  sent      %s", ui.Bytes(c.Wire))
+	}
+	for _, list := range []struct {
+		what  string
+		units []protocol.UnitWhy
+	}{{"restart", o.Plan.Restart}, {"stays", o.Plan.Stay}, {"remove", o.Plan.Remove}} {
+		for _, u := range list.units {
+			a.ui.Say("  %-9s %s: %s", list.what, u.Unit, u.Why)
+		}
+	}
+	if o.Proof == "" {
+		a.ui.Say("  note      what the app itself has stored is not rolled back")
+	}
+}
+
+func (a *app) printSettled(o *deploy.Offer) {
+	c := o.Cycle
+	switch {
+	case a.json:
+		a.ui.Value(c)
+	case c.Outcome == protocol.Committed:
+		a.ui.Result("%s runs on %s", c.Release, c.Target)
+		a.ui.Say("  %s", ui.Waterfall(spans(c.Phases), 24))
+	default:
+		a.ui.Result("%s runs on %s already", c.Serving, c.Target)
+	}
+}
+
+func (a *app) releases(ctx context.Context, h *deploy.Host) error {
+	all, err := h.Releases(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		for _, r := range all {
+			a.ui.Value(r)
+		}
+		return nil
+	}
+	st, err := h.Status(ctx, h.App())
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(all))
+	for i, r := range all {
+		mark := ""
+		if st.Current != nil && st.Current.ID == r.ID {
+			mark = "runs"
+		}
+		rows[i] = []string{r.ID, mark, r.At.Local().Format(time.DateTime), short(r.Digest), r.Source, r.By, resultOf(r)}
+	}
+	if len(rows) > 0 {
+		a.ui.Table([]string{"release", "", "when", "image", "commit", "by", "result"}, rows)
+	} else {
+		a.ui.Say("nothing was ever released there")
+	}
+	return nil
+}
+
+// resultOf says how a release ended.
+func resultOf(r protocol.Release) string {
+	text := r.Outcome
+	if r.Of != "" {
+		text += ", brought " + r.Of + " back"
+	}
+	if r.Cause != "" {
+		text += ": " + r.Cause
+	}
+	if r.Gone {
+		text += " (its image is gone)"
+	}
+	return text
+}

@@ -1,0 +1,304 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/protocol"
+	"devbox/internal/ui"
+)
+
+// DeployOptions are choices about one deployment.
+type DeployOptions struct {
+	Unproven bool // also an image that never ran on the dev machine
+	All      bool // restart every unit, changed or not
+}
+
+// Offer is a release that a server has all it needs for, and what it would do
+// to become the running one. What runs there was not touched.
+type Offer struct {
+	Plan protocol.Plan
+	// Cycle is what has happened so far, and after Accept all of it.
+	Cycle *Cycle
+	// Proof says where the image ran before, or that it did not.
+	Proof string
+
+	host *Host
+	req  protocol.Activate
+	art  *Artifact // nil: a release of the server's own history
+}
+
+// Unchanged says that the release runs there already, with the same settings.
+func (o *Offer) Unchanged() bool { return o.Plan.Release == o.Cycle.Serving }
+
+// Close ends the connection, and lets go of the image.
+func (o *Offer) Close() {
+	if o.art != nil {
+		o.art.Close()
+	}
+	o.host.Close()
+}
+
+// UnprovenError is an image that did not run on the dev machine.
+type UnprovenError struct {
+	Version string
+	Why     string
+}
+
+func (e *UnprovenError) Error() string {
+	return fmt.Sprintf("image %s is not proven: %s", e.Version, e.Why)
+}
+
+// Offer builds the image, brings it to the server and asks what it would do.
+// The caller closes the Offer.
+func (t *Target) Offer(ctx context.Context, u *ui.UI, opts DeployOptions) (_ *Offer, err error) {
+	h, err := t.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := &Offer{host: h, Cycle: &Cycle{At: time.Now(), Target: t.Name}}
+	defer func() {
+		if err != nil {
+			o.Close()
+		}
+	}()
+	t.greeted(u, h)
+	if err := o.build(ctx, u, opts); err != nil {
+		return nil, err
+	}
+	s := u.Step("ship %s, %s", o.art.Version(), ui.Bytes(o.art.Size))
+	sent, err := o.ship(ctx)
+	if s.End(err, shippedText(sent)) != nil {
+		return nil, err
+	}
+	o.req = protocol.Activate{Digest: o.art.Digest.String(), Settings: h.settings(), Source: o.art.Source, All: opts.All}
+	if o.req.Signature, err = t.sign(ctx, o.req); err != nil {
+		return nil, err
+	}
+	return o, o.plan(ctx)
+}
+
+// OfferRelease asks what it would take to bring a release of the server's
+// history back: "rN" or [protocol.Previous]. The caller closes the Offer.
+func (t *Target) OfferRelease(ctx context.Context, u *ui.UI, release string) (*Offer, error) {
+	h, err := t.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.greeted(u, h)
+	o := &Offer{host: h, Cycle: &Cycle{At: time.Now(), Target: t.Name}, req: protocol.Activate{Release: release}}
+	if err := o.plan(ctx); err != nil {
+		o.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (t *Target) greeted(u *ui.UI, h *Host) {
+	if h.Welcome.Recovered != "" {
+		u.Say("%s: %s", t.Name, h.Welcome.Recovered)
+	}
+}
+
+func shippedText(s Shipped) string {
+	switch {
+	case s.Wire == 0:
+		return "the server has it"
+	case s.Base == "":
+		return ui.Bytes(s.Wire) + " sent, the whole image compressed"
+	}
+	return fmt.Sprintf("%s sent, what changed since %s", ui.Bytes(s.Wire), s.Base)
+}
+
+// build makes the image for the server, and finds out whether it is proven.
+func (o *Offer) build(ctx context.Context, u *ui.UI, opts DeployOptions) error {
+	h, p := o.host, o.host.project
+	there := h.Welcome.Arch
+	dev := p.askDev(ctx)
+	if dev.arch != "" && dev.arch != there {
+		// The target's image cannot run on the dev machine; what the same tree makes
+		// for that one can.
+		a, err := o.buildFor(ctx, u, dev.arch)
+		if err != nil {
+			return err
+		}
+		a.Close()
+		if err := o.prove(dev, a, opts); err != nil {
+			return err
+		}
+		o.Proof += fmt.Sprintf("; this one is built for %s from the same tree", there)
+	}
+	a, err := o.buildFor(ctx, u, there)
+	if err != nil {
+		return err
+	}
+	o.art, o.Cycle.Version = a, a.Version()
+	for _, w := range append(a.Warnings, p.Verify(ctx, a)...) {
+		u.Say("warning: %s", w)
+	}
+	if o.Proof == "" {
+		return o.prove(dev, a, opts)
+	}
+	return nil
+}
+
+func (o *Offer) buildFor(ctx context.Context, u *ui.UI, arch string) (*Artifact, error) {
+	s := u.Step("build for %s", arch)
+	a, err := o.host.project.Build(ctx, arch, o.Cycle.ended)
+	return a, s.End(err, "")
+}
+
+// devSeen is what the dev machine tells about what ran on it.
+type devSeen struct {
+	arch  string
+	green []protocol.Release // committed there, newest first
+	why   string             // it could not be asked
+}
+
+func (p *Project) askDev(ctx context.Context) devSeen {
+	h, err := p.Connect(ctx)
+	if err != nil {
+		return devSeen{why: "the dev machine cannot be asked: " + err.Error()}
+	}
+	defer h.Close()
+	all, err := h.Releases(ctx)
+	if err != nil {
+		return devSeen{why: "the dev machine does not tell: " + err.Error()}
+	}
+	green := slices.DeleteFunc(all, func(r protocol.Release) bool { return r.Outcome != protocol.Committed })
+	return devSeen{arch: h.Welcome.Arch, green: green}
+}
+
+func (o *Offer) prove(dev devSeen, a *Artifact, opts DeployOptions) error {
+	i := slices.IndexFunc(dev.green, func(r protocol.Release) bool { return r.Digest == a.Digest.String() })
+	if i >= 0 {
+		o.Proof = "ran on the dev machine as " + dev.green[i].ID
+		return nil
+	}
+	why := dev.why
+	if why == "" {
+		why = "the source has changed since it last ran on the dev machine"
+	}
+	if !opts.Unproven {
+		return hint.Wrap(&UnprovenError{a.Version(), why}, "run `devbox up` to try it at home first, or give --allow-unproven")
+	}
+	o.Proof = "not proven: " + why
+	return nil
+}
+
+func (o *Offer) ship(ctx context.Context) (Shipped, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, shipLimit, fmt.Errorf("not sent within %s", shipLimit))
+	defer cancel()
+	begin := time.Now()
+	sent, err := o.host.Ship(ctx, o.art)
+	o.Cycle.Wire = sent.Wire
+	o.Cycle.ended(protocol.Phase{Name: "ship", Took: time.Since(begin)})
+	return sent, err
+}
+
+// shipLimit bounds sending an image over a slow line.
+const shipLimit = 30 * time.Minute
+
+// plan asks the server what the activation would do.
+func (o *Offer) plan(ctx context.Context) error {
+	h := o.host
+	o.req.App, o.req.By, o.req.Keep = h.project.Config.Name, whoAmI(), h.target.Keep
+	ask := o.req
+	ask.DryRun = true
+	result, err := h.Activate(ctx, ask, nil)
+	if err != nil {
+		return err
+	}
+	o.Plan = result.Plan
+	o.Cycle.Outcome, o.Cycle.Release, o.Cycle.Serving = result.Outcome, result.Release, result.Serving
+	o.Cycle.planned(result.Plan)
+	return nil
+}
+
+// Accept activates what was offered. A release that was not kept is a
+// [RolledBackError]. A connection that is lost meanwhile changes nothing on the
+// server; Accept connects again to find out how it ended.
+func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
+	c := o.Cycle
+	defer func() {
+		c.Took = time.Since(c.At)
+		if err != nil {
+			c.fail(err)
+		}
+	}()
+	s := u.Step("activate %s", o.Plan.Release)
+	result, err := o.activate(ctx, u, s)
+	if err == nil {
+		c.Outcome, c.Release, c.Serving, c.Failure = result.Outcome, result.Release, result.Serving, result.Failure
+		if result.Outcome != protocol.Committed && result.Outcome != protocol.Unchanged {
+			err = &RolledBackError{result}
+		}
+	}
+	if s.End(err, "") != nil {
+		return err
+	}
+	if o.art != nil {
+		// Only the next delta is larger without it.
+		if kerr := o.host.target.shipped().keepOnly(o.art); kerr != nil {
+			u.Say("note: the image is not kept here to send changes against: %v", kerr)
+		}
+	}
+	return nil
+}
+
+// patience beyond what the settings allow a release, for stopping what ran and
+// for going back to it.
+const activateTime = 5 * time.Minute
+
+func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Result, error) {
+	stop := context.AfterFunc(ctx, func() {
+		u.Say("finishing the release that is on its way; a second Ctrl-C leaves that to the server")
+	})
+	defer stop()
+	settings := o.req.Settings
+	limit := settings.Health.Deadline + settings.Trial + activateTime
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the server did not answer within %s", limit))
+	defer cancel()
+	here := len(o.Cycle.Phases)
+	result, err := o.host.Activate(ctx, o.req, func(e protocol.Event) {
+		o.Cycle.hear(e)
+		if e.Phase != nil {
+			s.Note("%s", phaseNote(e.Phase.Name, settings.Trial))
+		}
+	})
+	if Lost(err) {
+		u.Say("connection to %s lost; the server goes on by itself", o.host.target.Name)
+		result, err = o.findOut(ctx, err)
+	}
+	var refused *HostError
+	if errors.As(err, &refused) && refused.Code == protocol.CodeNoImage {
+		return result, hint.Wrap(err, "another deployment has made room meanwhile; run the same command again")
+	}
+	if err == nil && len(result.Phases) > 0 {
+		o.Cycle.Phases = append(o.Cycle.Phases[:here], result.Phases...)
+	}
+	return result, err
+}
+
+// phaseNote says what goes on after a phase has ended.
+func phaseNote(ended string, trial time.Duration) string {
+	if ended == "health" && trial > 0 {
+		return fmt.Sprintf("healthy, on trial for %s", trial)
+	}
+	return ended
+}
+
+// Releases asks for the history of the app, newest first.
+func (h *Host) Releases(ctx context.Context) ([]protocol.Release, error) {
+	var all []protocol.Release
+	err := h.do(ctx, protocol.Request{Releases: &protocol.ReleasesOf{App: h.project.Config.Name}}, nil, func(e protocol.Event) {
+		if e.Releases != nil {
+			all = *e.Releases
+		}
+	})
+	return all, err
+}
