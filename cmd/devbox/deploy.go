@@ -164,7 +164,7 @@ func (a *app) printOffer(t *deploy.Target, o *deploy.Offer) {
 	}
 	a.ui.Say("%s on %s (%s), %s", o.Plan.Release, t.Name, t.Host, before)
 	if o.Proof != "" {
-		a.ui.Say("  image     %s, %s", c.Version, o.Proof)
+		a.ui.Say("  image     %s %s", c.Version, o.Proof)
 		a.ui.Say("  sent      %s", ui.Bytes(c.Wire))
 	}
 	for _, list := range []struct {

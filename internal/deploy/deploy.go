@@ -56,18 +56,21 @@ func (e *UnprovenError) Error() string {
 // Offer builds the image, brings it to the server and asks what it would do.
 // The caller closes the Offer.
 func (t *Target) Offer(ctx context.Context, u *ui.UI, opts DeployOptions) (_ *Offer, err error) {
+	begin := time.Now()
+	dev := make(chan devSeen, 1)
+	go func() { dev <- t.project.askDev(ctx) }()
 	h, err := t.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	o := &Offer{host: h, Cycle: &Cycle{At: time.Now(), Target: t.Name}}
+	o := &Offer{host: h, Cycle: &Cycle{At: begin, Target: t.Name}}
 	defer func() {
 		if err != nil {
 			o.Close()
 		}
 	}()
 	t.greeted(u, h)
-	if err := o.build(ctx, u, opts); err != nil {
+	if err := o.build(ctx, u, dev, opts); err != nil {
 		return nil, err
 	}
 	s := u.Step("ship %s, %s", o.art.Version(), ui.Bytes(o.art.Size))
@@ -114,36 +117,31 @@ func shippedText(s Shipped) string {
 	return fmt.Sprintf("%s sent, what changed since %s", ui.Bytes(s.Wire), s.Base)
 }
 
-// build makes the image for the server, and finds out whether it is proven.
-func (o *Offer) build(ctx context.Context, u *ui.UI, opts DeployOptions) error {
-	h, p := o.host, o.host.project
-	there := h.Welcome.Arch
-	dev := p.askDev(ctx)
-	if dev.arch != "" && dev.arch != there {
-		// The target's image cannot run on the dev machine; what the same tree makes
-		// for that one can.
-		a, err := o.buildFor(ctx, u, dev.arch)
-		if err != nil {
-			return err
-		}
-		a.Close()
-		if err := o.prove(dev, a, opts); err != nil {
-			return err
-		}
-		o.Proof += fmt.Sprintf("; this one is built for %s from the same tree", there)
+// build makes the image for the server, and finds out whether it is proven. dev
+// tells what ran on the dev machine, which is asked meanwhile.
+func (o *Offer) build(ctx context.Context, u *ui.UI, dev <-chan devSeen, opts DeployOptions) (err error) {
+	there := o.host.Welcome.Arch
+	if o.art, err = o.buildFor(ctx, u, there); err != nil {
+		return err
 	}
-	a, err := o.buildFor(ctx, u, there)
+	o.Cycle.Version = o.art.Version()
+	for _, w := range append(o.art.Warnings, o.host.project.Verify(ctx, o.art)...) {
+		u.Say("warning: %s", w)
+	}
+	seen := <-dev
+	if seen.arch == "" || seen.arch == there {
+		return o.prove(seen, o.art, opts)
+	}
+	// The server's image cannot run on the dev machine. What the same tree makes
+	// for that one can.
+	home, err := o.buildFor(ctx, u, seen.arch)
 	if err != nil {
 		return err
 	}
-	o.art, o.Cycle.Version = a, a.Version()
-	for _, w := range append(a.Warnings, p.Verify(ctx, a)...) {
-		u.Say("warning: %s", w)
-	}
-	if o.Proof == "" {
-		return o.prove(dev, a, opts)
-	}
-	return nil
+	home.Close()
+	err = o.prove(seen, home, opts)
+	o.Proof = fmt.Sprintf("for %s, from the same tree as %s for %s, which %s", there, home.Version(), seen.arch, o.Proof)
+	return err
 }
 
 func (o *Offer) buildFor(ctx context.Context, u *ui.UI, arch string) (*Artifact, error) {
@@ -186,7 +184,7 @@ func (o *Offer) prove(dev devSeen, a *Artifact, opts DeployOptions) error {
 	if !opts.Unproven {
 		return hint.Wrap(&UnprovenError{a.Version(), why}, "run `devbox up` to try it at home first, or give --allow-unproven")
 	}
-	o.Proof = "not proven: " + why
+	o.Proof = "is not proven: " + why
 	return nil
 }
 

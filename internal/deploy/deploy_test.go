@@ -60,9 +60,9 @@ func TestOnlyWhatIsGreenAtHomeIsProven(t *testing.T) {
 		{"it ran", ran, false, "ran on the dev machine as r2", ""},
 		{"it ran, and need not have", ran, true, "ran on the dev machine as r2", ""},
 		{"another ran", other, false, "", "the source has changed since it last ran"},
-		{"another ran, allowed", other, true, "not proven: the source has changed since it last ran on the dev machine", ""},
+		{"another ran, allowed", other, true, "is not proven: the source has changed since it last ran on the dev machine", ""},
 		{"nobody knows", down, false, "", "it is off"},
-		{"nobody knows, allowed", down, true, "not proven: " + down.why, ""},
+		{"nobody knows, allowed", down, true, "is not proven: " + down.why, ""},
 	} {
 		o := &Offer{}
 		err := o.prove(c.dev, a, DeployOptions{Unproven: c.allow})
