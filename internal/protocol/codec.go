@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // ErrTooLong is a line of more than MaxLine bytes.
@@ -39,7 +40,8 @@ func ReadEvent(r *bufio.Reader) (Event, error) {
 }
 
 // WriteEvent writes e as one line. An event that would be too long for the
-// other side loses what makes it long, the list of changed files and the log.
+// other side loses what makes it long: the list of changed files and the log,
+// the settings and signatures of a history, the environment of what runs.
 func WriteEvent(w io.Writer, e Event) error {
 	line, err := json.Marshal(e)
 	if err != nil {
@@ -72,6 +74,24 @@ func shorten(e Event) Event {
 			result.Failure = &failure
 		}
 		e.Result = &result
+	}
+	if e.Releases != nil {
+		releases := slices.Clone(*e.Releases)
+		for i := range releases {
+			releases[i].Settings, releases[i].Signature = Settings{}, ""
+		}
+		e.Releases = &releases
+	}
+	if e.Status != nil {
+		status := *e.Status
+		for _, r := range []**Release{&status.Current, &status.Previous} {
+			if *r != nil {
+				release := **r
+				release.Settings.Env, release.Signature = nil, ""
+				*r = &release
+			}
+		}
+		e.Status = &status
 	}
 	return e
 }

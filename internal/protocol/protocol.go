@@ -190,9 +190,10 @@ type FileEdit struct {
 	Edit string `json:"edit"` // "added", "removed" or "changed"
 }
 
-// Phase is a finished step and how long it took.
+// Phase is a finished step and how long it took. A trial, which is long, is
+// also told of when it begins: Took is 0 then.
 type Phase struct {
-	Name string        `json:"name"` // "receive", "compare", "switch", "attach", "reload", "restart", "health", "commit", "rollback"
+	Name string        `json:"name"` // "receive", "compare", "switch", "attach", "reload", "restart", "health", "trial", "commit", "rollback"
 	Took time.Duration `json:"took"`
 }
 

@@ -133,6 +133,21 @@ func TestLongEventsAreShortened(t *testing.T) {
 	if len(long.Result.Failure.Log) != 1 {
 		t.Error("the caller's event was changed")
 	}
+	b.Reset()
+	big := Settings{Profile: "strict", Env: map[string]map[string]string{"bowl.service": {"A": strings.Repeat("x", MaxLine)}}}
+	if err := WriteEvent(&b, Event{Releases: &[]Release{{ID: "r1", Settings: big, Signature: "s", Cause: "c"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = ReadEvent(bufio.NewReader(&b)); err != nil || !reflect.DeepEqual(*got.Releases, []Release{{ID: "r1", Cause: "c"}}) {
+		t.Errorf("releases: %+v, %v", got.Releases, err)
+	}
+	b.Reset()
+	if err := WriteEvent(&b, Event{Status: &Status{Current: &Release{ID: "r1", Settings: big}}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = ReadEvent(bufio.NewReader(&b)); err != nil || got.Status.Current.ID != "r1" || got.Status.Current.Settings.Profile != "strict" || len(big.Env) != 1 {
+		t.Errorf("status: %+v, %v", got.Status, err)
+	}
 }
 
 func FuzzReadRequest(f *testing.F) {

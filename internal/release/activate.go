@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"strconv"
 	"time"
 
@@ -45,7 +44,7 @@ func (h *Host) Activate(ctx context.Context, req protocol.Activate, event func(p
 		return nil
 	}
 	if act.same {
-		return act.keep(ctx)
+		return act.leave(ctx)
 	}
 	return act.change(ctx)
 }
@@ -58,7 +57,9 @@ type activation struct {
 	plan  Plan
 	seen  seen
 	same  bool // the release runs already
-	rep   *report
+	// renewed says that it does, and that what is kept of it is new all the same.
+	renewed bool
+	rep     *report
 }
 
 // prepare finds out what is to be done. It changes nothing.
@@ -67,21 +68,30 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.sumsOf(ctx, req.Digest); errors.Is(err, errNoImage) {
-		return nil, hint.Wrap(&CodedError{protocol.CodeNoImage, err}, "send it first")
-	} else if err != nil {
+	next, err := a.requested(req, st)
+	if err != nil {
 		return nil, err
 	}
-	next := protocol.Release{ID: "r" + strconv.Itoa(st.Last+1), Digest: req.Digest, Settings: req.Settings,
-		By: req.By, Source: req.Source, At: time.Now().UTC().Truncate(time.Second)}
+	if _, err := a.sumsOf(ctx, next.Digest); err != nil {
+		return nil, missing(req, err)
+	}
+	next.ID, next.By, next.At = "r"+strconv.Itoa(st.Last+1), req.By, time.Now().UTC().Truncate(time.Second)
 	act := &activation{app: a, state: st, rep: rep}
-	if cur := st.Current; cur != nil && cur.Digest == next.Digest && reflect.DeepEqual(cur.Settings, next.Settings) && !req.All {
+	if req.Keep > 0 {
+		act.state.Keep = req.Keep
+	}
+	if cur := st.Current; cur != nil && same(*cur, next) && !req.All {
 		act.same = true
-		next = *cur
+		signature := next.Signature
+		if next = *cur; signature != "" {
+			next.Signature = signature
+		}
+		act.state.Current = &next
+		act.renewed = act.state.Keep != st.Keep || next.Signature != cur.Signature
 	}
 	reasons, diff, err := act.compare(next)
 	if err != nil {
-		return nil, err
+		return nil, missing(req, err)
 	}
 	if req.All {
 		for _, u := range act.to.Units {
@@ -101,6 +111,7 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 		down = DownRestart
 	}
 	act.plan = makePlan(a.place, act.to, act.seen, reasons, down)
+	act.plan.Public.Release = next.ID
 	act.plan.Public.First = st.Current == nil
 	act.plan.Public.Changed = edits(diff)
 	if act.plan.Attach {
@@ -113,13 +124,22 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	return act, nil
 }
 
+// missing gives the error of a request whose image is not there the code by
+// which the client knows what to do.
+func missing(req protocol.Activate, err error) error {
+	switch {
+	case !errors.Is(err, errNoImage):
+		return err
+	case req.Release != "":
+		return noRelease(fmt.Errorf("the image of %s is gone: %w", req.Release, err))
+	}
+	return hint.Wrap(&CodedError{protocol.CodeNoImage, err}, "send it first")
+}
+
 // compare reads the units of the release and what its image changes.
 func (act *activation) compare(next protocol.Release) (map[string]why, image.Diff, error) {
 	none := image.Diff{}
 	img, err := act.openImage(next.Digest)
-	if errors.Is(err, errNoImage) {
-		return nil, none, &CodedError{protocol.CodeNoImage, err}
-	}
 	if err != nil {
 		return nil, none, err
 	}
@@ -192,16 +212,23 @@ func (act *activation) answer(r protocol.Result) {
 	act.rep.event(protocol.Event{Result: &r, Done: true})
 }
 
-// keep makes sure that what runs already does run.
-func (act *activation) keep(ctx context.Context) error {
+// leave makes sure that what runs already does run.
+func (act *activation) leave(ctx context.Context) error {
 	r := protocol.Result{Outcome: protocol.Unchanged, Serving: act.to.Release.ID}
 	if !act.plan.Empty() {
 		if err := act.carryOut(ctx, act.to, &act.plan, act.rep, Online); err != nil {
 			r.Outcome, r.Failure = protocol.Failed, failure(err)
 		}
 	}
+	if !act.renewed {
+		act.answer(r)
+		return nil
+	}
+	if err := writeJSON(act.place.state(), act.state); err != nil {
+		return err
+	}
 	act.answer(r)
-	return nil
+	return act.finish(act.state, act.to.Release, protocol.Committed)
 }
 
 // change goes to the new release, and back if it is no good.
@@ -247,6 +274,11 @@ func (act *activation) change(ctx context.Context) error {
 func (act *activation) giveUp(ctx context.Context, j *journal, cause error) error {
 	r := protocol.Result{Outcome: protocol.RolledBack, Serving: act.serving(), Failure: failure(cause)}
 	act.rep.phase("failure")
+	// Whoever finishes this has the cause then. A disk that takes it no more is
+	// no reason not to go back.
+	j.To.Cause = printable(r.Failure.Cause)
+	_ = writeJSON(act.place.journal(), j)
+	crashpoint("gave-up")
 	err := act.undo(ctx, j, newReport(nil), Online)
 	if err != nil && !undone(err) {
 		// The journal stays: units may run the one and files be of the other.
@@ -270,13 +302,15 @@ func (act *activation) giveUp(ctx context.Context, j *journal, cause error) erro
 		return errors.Join(cause, werr)
 	}
 	act.answer(r)
+	j.To.Cause = printable(r.Failure.Cause)
 	return act.finish(st, j.To, r.Outcome)
 }
 
-// commit makes to the confirmed release.
+// commit makes to the confirmed release. The previous one stays what it is if
+// the same was started anew: there is a way back to something else then.
 func (a *app) commit(st state, to protocol.Release) (state, error) {
 	to.Outcome = protocol.Committed
-	if st.Current != nil && st.Current.Digest+st.Current.ID != to.Digest+to.ID {
+	if st.Current != nil && !same(*st.Current, to) {
 		st.Previous = st.Current
 	}
 	st.Current, st.Last = &to, number(to.ID)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -18,7 +17,8 @@ import (
 type state struct {
 	Current  *protocol.Release `json:"current,omitempty"`
 	Previous *protocol.Release `json:"previous,omitempty"`
-	Last     int               `json:"last"` // number of the newest release, kept or not
+	Last     int               `json:"last"`           // number of the newest release, kept or not
+	Keep     int               `json:"keep,omitempty"` // how many releases keep their images, see [state.keepers]
 }
 
 // journal is the intent of an activation, on disk before its first step and
@@ -33,6 +33,21 @@ type journal struct {
 	// and again: their trouble is not the activation's.
 	Unwell []string      `json:"unwell,omitempty"`
 	Plan   protocol.Plan `json:"plan"`
+}
+
+// undone is how the release ended, for the history, whose activation has been
+// undone after it was cut. One that had failed before that did fail. err is why
+// the release before is not well either.
+func (j *journal) undone(err error) (r protocol.Release, outcome string) {
+	r = j.To
+	switch {
+	case r.Cause == "":
+		r.Cause = protocol.Interrupted
+		return r, protocol.Interrupted
+	case j.From == nil || err != nil:
+		return r, protocol.Failed
+	}
+	return r, protocol.RolledBack
 }
 
 // number is N of release "rN".
@@ -54,14 +69,6 @@ func (a *app) readJournal() (*journal, error) {
 		return nil, err
 	}
 	return &j, nil
-}
-
-// addHistory records how a release ended.
-func (a *app) addHistory(r protocol.Release) error {
-	if err := os.MkdirAll(a.releases(), 0o755); err != nil {
-		return err
-	}
-	return writeJSON(filepath.Join(a.releases(), r.ID+".json"), r)
 }
 
 func readJSON(name string, v any) (there bool, err error) {

@@ -127,7 +127,8 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 		if err != nil {
 			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " was put back but is not well: " + err.Error()
 		}
-		return text, a.finish(st, j.To, "interrupted")
+		r, outcome := j.undone(err)
+		return text, a.finish(st, r, outcome)
 	}
 	if st.Current == nil {
 		return "", nil

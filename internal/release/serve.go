@@ -99,6 +99,9 @@ func (s *session) serve(ctx context.Context, req protocol.Request) error {
 	case req.Status != nil:
 		st, err := s.host.Status(ctx, s.app)
 		return s.done(protocol.Event{Status: &st}, err)
+	case req.Releases != nil:
+		all, err := s.host.Releases(ctx, s.app)
+		return s.done(protocol.Event{Releases: &all}, err)
 	case req.Recover != nil:
 		done, err := s.host.Recover(ctx, s.app, Online)
 		return s.done(protocol.Event{Recovered: &protocol.Recovered{Done: done}}, err)
@@ -125,6 +128,8 @@ func appOf(req protocol.Request) string {
 		return req.Activate.App
 	case req.Status != nil:
 		return req.Status.App
+	case req.Releases != nil:
+		return req.Releases.App
 	case req.Recover != nil:
 		return req.Recover.App
 	case req.Forget != nil:

@@ -72,8 +72,9 @@ func TestServeGoesOn(t *testing.T) {
 	f := newFake(t)
 	got := talk(t, New(f, f.root), `{"hello":{"protocol":2,"app":"bowl"}}`+"\n"+
 		`{"activate":{"app":"bowl","digest":"`+strings.Repeat("00", 32)+`","settings":{"health":{"deadline":0}}}}`+"\n"+
-		`{"status":{"app":"bowl"}}`+"\n")
-	if len(got) != 3 || got[0].Welcome == nil || got[0].Welcome.Build != "test" || !strings.Contains(got[1].Error, "no such image") || got[2].Status == nil {
+		`{"status":{"app":"bowl"}}`+"\n"+
+		`{"releases":{"app":"bowl"}}`+"\n")
+	if len(got) != 4 || got[3].Releases == nil || len(*got[3].Releases) != 0 || got[0].Welcome == nil || got[0].Welcome.Build != "test" || !strings.Contains(got[1].Error, "no such image") || got[2].Status == nil {
 		t.Errorf("%+v", got)
 	}
 }

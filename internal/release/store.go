@@ -14,12 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"devbox/internal/image"
-	"devbox/internal/protocol"
 	"devbox/internal/sync/delta"
 )
 
-// keepImages is how many images stay beside the running and the previous one.
-const keepImages = 3
+const (
+	// keepImages is how many images stay beside the running and the previous one,
+	// where nobody has said how many releases shall.
+	keepImages = 3
+	// keepSent is how many images stay that came last, where somebody has: one
+	// that was sent is activated soon, or once more.
+	keepSent = 2
+)
 
 // Names of images that are not, or not yet, an image of their own.
 const (
@@ -149,28 +154,34 @@ func (a *app) openImage(digest string) (*image.Image, error) {
 	return img, err
 }
 
-// collect deletes the images that nobody needs, and what a killed process left.
+// collect deletes the images and the records that nobody needs, and what a
+// killed process left.
 func (a *app) collect(st state) error {
 	versions, err := a.versions()
 	if err != nil {
 		return err
 	}
-	keep := map[string]bool{}
-	for _, r := range []*protocol.Release{st.Current, st.Previous} {
-		if r != nil {
-			keep[short(r.Digest)] = true
-		}
+	history, err := a.history(st)
+	if err != nil {
+		return err
 	}
+	keepers := st.keepers(history)
+	keep := map[string]bool{}
+	for _, r := range keepers {
+		keep[short(r.Digest)] = true
+	}
+	errs := []error{a.forgetOld(history, keepers)}
 	others := 0
-	var errs []error
-	for _, v := range versions {
+	for i, v := range versions {
 		if keep[v] {
 			continue
 		}
-		if others++; others <= keepImages {
+		if others++; st.Keep == 0 && others <= keepImages || st.Keep > 0 && i < keepSent {
 			continue
 		}
-		errs = append(errs, removeIfThere(a.image(v)), removeIfThere(a.sums(v)))
+		// In this order nothing is left over if it is interrupted: the image is
+		// what is looked for.
+		errs = append(errs, removeIfThere(a.sums(v)), removeIfThere(a.image(v)))
 	}
 	current := ""
 	if st.Current != nil {
