@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	_ "embed"
 	"fmt"
 	"strings"
 
@@ -16,23 +17,44 @@ import (
 // line names it.
 const HostPath = "/usr/local/sbin/devbox-host"
 
+// recoverPath is the unit that has devbox-host recover at boot, and recoverLink
+// what enables it, as `systemctl enable` makes it.
+const (
+	recoverPath = "/etc/systemd/system/devbox-recover.service"
+	recoverLink = "/etc/systemd/system/sysinit.target.wants/devbox-recover.service"
+)
+
+//go:embed devbox-recover.service
+var recoverUnit string
+
 // installScript replaces the program in one step: whoever runs the old
-// one keeps it, and a power cut leaves either the old or the new.
+// one keeps it, and a power cut leaves either the old or the new. The unit that
+// recovers at boot is there before the program that has something to recover.
 const installScript = `set -eu
-path=$1 sum=$2
+path=$1 sum=$2 unit=$3 link=$4 text=$5
 tmp=$(mktemp "${path%/*}/.${path##*/}.XXXXXXXX")
-trap 'rm -f "$tmp"' EXIT
+part=$(mktemp "${unit%/*}/.${unit##*/}.XXXXXXXX")
+trap 'rm -f "$tmp" "$part"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 gzip -dc >"$tmp"
 [ "$(sha256sum <"$tmp")" = "$sum  -" ] || { echo "it arrived damaged" >&2; exit 1; }
 chown root:root "$tmp"
 chmod 0755 "$tmp"
 sync "$tmp"
+printf %s "$text" >"$part"
+chmod 0644 "$part"
+sync "$part"
+mv -fT "$part" "$unit"
+mkdir -p "${link%/*}"
+ln -sfT "$unit" "$part"
+mv -fT "$part" "$link"
+sync "${unit%/*}" "${link%/*}"
+systemctl daemon-reload
 mv -fT "$tmp" "$path"
 sync "${path%/*}"`
 
-// InstallHost makes binary the devbox-host of the host. sum is its SHA-256 in
-// hex. It says whether the host had another one, or none; where [ReadState]
+// InstallHost makes binary the devbox-host of the host, and has it recover at
+// boot. sum is its SHA-256 in hex. It says whether the host had another one, or none; where [ReadState]
 // has shown the same sum already, there is no need to call it.
 func InstallHost(ctx context.Context, r Runner, binary []byte, sum string) (changed bool, err error) {
 	if Hash(binary) != sum {
@@ -53,8 +75,8 @@ func InstallHost(ctx context.Context, r Runner, binary []byte, sum string) (chan
 	if err := w.Close(); err != nil {
 		return false, fmt.Errorf("install devbox-host: %w", err)
 	}
-	if _, err := output(ctx, r, installScript, &packed, HostPath, sum); err != nil {
-		return false, hint.Wrap(fmt.Errorf("install devbox-host: %w", err), "is there space left in /usr on the host? `df -h /usr` tells")
+	if _, err := output(ctx, r, installScript, &packed, HostPath, sum, recoverPath, recoverLink, recoverUnit); err != nil {
+		return false, hint.Wrap(fmt.Errorf("install devbox-host: %w", err), "is there space left on the host? `df -h /usr /etc` tells")
 	}
 	return true, nil
 }

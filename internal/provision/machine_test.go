@@ -321,7 +321,7 @@ func TestApplyInterruptedAndTogether(t *testing.T) {
 func TestInstallHost(t *testing.T) {
 	m := machine(t)
 	m.must(t, `[ ! -e "$1" ] || mv "$1" /var/tmp/devbox-test-host`, HostPath)
-	defer m.must(t, `rm -f "$1"; [ ! -e /var/tmp/devbox-test-host ] || mv /var/tmp/devbox-test-host "$1"`, HostPath)
+	defer m.must(t, `rm -f "$1" "$2" "$3"; [ ! -e /var/tmp/devbox-test-host ] || mv /var/tmp/devbox-test-host "$1"`, HostPath, recoverPath, recoverLink)
 	for _, binary := range [][]byte{[]byte("#!/bin/sh\necho one\n"), bytes.Repeat([]byte("#!/bin/sh\n"), 1<<20)} {
 		sum := Hash(binary)
 		for _, want := range []bool{true, false} {
@@ -340,7 +340,27 @@ func TestInstallHost(t *testing.T) {
 	if _, err := InstallHost(t.Context(), m, []byte("x"), Hash(nil)); err == nil {
 		t.Error("a wrong sum is taken")
 	}
-	_, err := output(t.Context(), m, installScript, bytes.NewReader([]byte("junk")), HostPath, Hash(nil))
+	if got := m.must(t, `systemctl is-enabled devbox-recover; systemctl list-dependencies --plain sysinit.target | grep recover; systemd-analyze verify "$1" 2>&1`, recoverPath); got != "enabled\n  devbox-recover.service" {
+		t.Errorf("the unit: %s", got)
+	}
+	// What a power cut while it was installed, or a person, leaves is put right.
+	program := bytes.Repeat([]byte("#!/bin/sh\n"), 1<<20)
+	for _, harm := range []string{`rm "$1"`, `rm "$2"`, `: >"$1"`, `ln -sfT /dev/null "$2"`, `echo >>"$1"`, `rm "$1" "$2"`} {
+		m.must(t, harm, recoverPath, recoverLink)
+		if state, err := ReadState(t.Context(), m); err != nil || state.Host != "" {
+			t.Errorf("%s is not noticed: %+v, %v", harm, state, err)
+		}
+		if changed, err := InstallHost(t.Context(), m, program, Hash(program)); err != nil || !changed {
+			t.Errorf("%s is not cured: %v, %v", harm, changed, err)
+		}
+		if state, err := ReadState(t.Context(), m); err != nil || state.Host != Hash(program) {
+			t.Errorf("%s is not cured: %+v, %v", harm, state, err)
+		}
+	}
+	if left := m.must(t, `ls -A "${1%/*}" "${2%/*}" | grep '^[.]devbox' || true`, recoverPath, recoverLink); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	_, err := output(t.Context(), m, installScript, bytes.NewReader([]byte("junk")), HostPath, Hash(nil), recoverPath, recoverLink, recoverUnit)
 	if got := m.must(t, `ls -A /usr/local/sbin; head -c 9 "$1"`, HostPath); err == nil || got != "devbox-host\n#!/bin/sh" {
 		t.Errorf("damaged on the way: %v, then %q", err, got)
 	}

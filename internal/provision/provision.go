@@ -216,7 +216,7 @@ type State struct {
 	Hash    string    `json:"hash"`    // of the applied cloud-config; "" if none is, or not to its end
 	Version int       `json:"version"` // of the devbox that applied it: see [Version]
 	At      time.Time `json:"at"`      // when, by the host's clock
-	Host    string    `json:"host"`    // SHA-256 of the devbox-host there, hex; "" if there is none
+	Host    string    `json:"host"`    // SHA-256 of the devbox-host there, hex; "" if there is none, or its unit is not as it should be
 }
 
 // Current says whether a host in this state has the cloud-config applied.
@@ -224,7 +224,9 @@ func (s State) Current(cloudConfig []byte) bool {
 	return s.Version == Version && s.Hash == Hash(cloudConfig)
 }
 
-const stateScript = `cat /var/lib/devbox/provision.json 2>/dev/null || echo '{}'
+// stateScript does not tell of a devbox-host without the unit that belongs to it.
+var stateScript = `cat /var/lib/devbox/provision.json 2>/dev/null || echo '{}'
+[ ` + recoverLink + ` -ef ` + recoverPath + ` ] && [ "$(sha256sum <` + recoverPath + `)" = "` + Hash([]byte(recoverUnit)) + `  -" ] || exit 0
 sha256sum ` + HostPath + ` 2>/dev/null || true`
 
 // ReadState asks the host, in one round trip.

@@ -216,7 +216,7 @@ func (act *activation) answer(r protocol.Result) {
 func (act *activation) leave(ctx context.Context) error {
 	r := protocol.Result{Outcome: protocol.Unchanged, Serving: act.to.Release.ID}
 	if !act.plan.Empty() {
-		if err := act.carryOut(ctx, act.to, &act.plan, act.rep, Online); err != nil {
+		if err := act.carryOut(ctx, act.to, &act.plan, act.rep); err != nil {
 			r.Outcome, r.Failure = protocol.Failed, failure(err)
 		}
 	}
@@ -240,6 +240,11 @@ func (act *activation) change(ctx context.Context) error {
 			j.Before[name] = st.Invocation
 		case !st.gone():
 			j.Unwell = append(j.Unwell, name)
+		}
+	}
+	if act.plan.Reload {
+		if err := act.remember(&j, act.to); err != nil {
+			return err
 		}
 	}
 	if err := writeJSON(act.place.journal(), j); err != nil {
@@ -279,7 +284,7 @@ func (act *activation) giveUp(ctx context.Context, j *journal, cause error) erro
 	j.To.Cause = printable(r.Failure.Cause)
 	_ = writeJSON(act.place.journal(), j)
 	crashpoint("gave-up")
-	err := act.undo(ctx, j, newReport(nil), Online)
+	err := act.undo(ctx, j)
 	if err != nil && !undone(err) {
 		// The journal stays: units may run the one and files be of the other.
 		r.Outcome = protocol.Failed

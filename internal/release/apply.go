@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,7 +83,7 @@ func (a *app) switchTo(t target, p *Plan) error {
 	if !p.Switch {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(a.attached()), 0o700); err != nil {
+	if err := makeDir(filepath.Dir(a.attached())); err != nil {
 		return err
 	}
 	if err := linkOver(a.image(short(t.Release.Digest)), a.attached()); err != nil {
@@ -102,10 +103,7 @@ func (a *app) disable(ctx context.Context, units []string) error {
 // cleanUnits removes what is left of units that no image has any more.
 func (a *app) cleanUnits(ctx context.Context, units []string) error {
 	for _, name := range units {
-		// The folder with the sandbox last: without it a unit could be started on
-		// the host's own root, and nobody would find it any more.
-		err := errors.Join(removeIfThere(a.unit(name)), os.RemoveAll(a.unitD(name)), a.removeDropIn(name))
-		if err != nil {
+		if err := a.removeUnit(name); err != nil {
 			return err
 		}
 		// systemd would go on to list one that has failed.
@@ -116,6 +114,13 @@ func (a *app) cleanUnits(ctx context.Context, units []string) error {
 		}
 	}
 	return nil
+}
+
+// removeUnit removes a unit's files.
+func (a *app) removeUnit(name string) error {
+	// The folder with the sandbox last: without it a unit could be started on
+	// the host's own root, and nobody would find it any more.
+	return errors.Join(removeIfThere(a.unit(name)), os.RemoveAll(a.unitD(name)), a.removeDropIn(name))
 }
 
 func (a *app) removeDropIn(unit string) error {
@@ -130,7 +135,7 @@ func (a *app) removeDropIn(unit string) error {
 func (a *app) writeDropIns(files map[string]string) error {
 	for unit, text := range files {
 		name := a.dropIn(unit)
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		if err := makeDir(filepath.Dir(name)); err != nil {
 			return err
 		}
 		if err := writeSynced(name, []byte(text)); err != nil {
@@ -152,16 +157,26 @@ func (a *app) syncUnits(t target) error {
 		}
 		names = append(append(names, a.unit(u.Name), a.unitD(u.Name)), files...)
 	}
-	// And the links of what is enabled.
-	for _, pattern := range []string{"*.wants", "*.requires", "*.upholds"} {
-		dirs, err := filepath.Glob(filepath.Join(a.root, unitDir, pattern))
+	for _, name := range names {
+		if err := syncPath(name); err != nil {
+			return err
+		}
+	}
+	return a.syncFolders()
+}
+
+// syncFolders puts on disk which unit files there are and what is enabled.
+func (a *app) syncFolders() error {
+	names := []string{filepath.Join(a.root, attachedDir)}
+	for _, suffix := range wantFolders {
+		dirs, err := filepath.Glob(filepath.Join(a.root, unitDir, "*"+suffix))
 		if err != nil {
 			return err
 		}
 		names = append(names, dirs...)
 	}
-	for _, name := range append(names, filepath.Join(a.root, attachedDir), filepath.Join(a.root, unitDir)) {
-		if err := syncPath(name); err != nil {
+	for _, name := range append(names, filepath.Join(a.root, unitDir)) {
+		if err := syncPath(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -2,7 +2,10 @@ package release
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -22,7 +25,7 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	if err := a.dismantle(context.WithoutCancel(ctx)); err != nil {
+	if err := a.dismantle(context.WithoutCancel(ctx), nil); err != nil {
 		return err
 	}
 	// These first: what is found of a deletion that was interrupted must not pass
@@ -32,18 +35,25 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 			return err
 		}
 	}
+	if err := syncPath(a.dir()); err != nil {
+		return err
+	}
 	crashpoint("forgotten")
 	return os.RemoveAll(a.dir())
 }
 
-// dismantle stops all units of the app and takes their files away. It does not
+// dismantle stops all units of the app, and those that only an interrupted
+// activation has brought, and takes their files away, also on disk. It does not
 // ask portabled to detach: given an absolute path, portabled of systemd 257
 // takes every unit of every image that was attached by one for this image's,
 // and would take another app's units away, too.
-func (a *app) dismantle(ctx context.Context) error {
+func (a *app) dismantle(ctx context.Context, added []string) error {
 	set, err := a.attachedUnits()
 	if err != nil {
 		return err
+	}
+	for _, unit := range added {
+		set[unit] = true
 	}
 	var units, running []string
 	for name := range set {
@@ -69,10 +79,11 @@ func (a *app) dismantle(ctx context.Context) error {
 	if err := a.cleanUnits(ctx, units); err != nil {
 		return err
 	}
-	for _, file := range []string{a.portableLink(), a.attached()} {
-		if err := removeIfThere(file); err != nil {
-			return err
-		}
+	if err := a.syncFolders(); err != nil {
+		return err
+	}
+	if err := a.removeImage(); err != nil {
+		return err
 	}
 	for _, unit := range running {
 		if err := a.sys.ResetFailed(ctx, unit); err != nil {
@@ -80,4 +91,18 @@ func (a *app) dismantle(ctx context.Context) error {
 		}
 	}
 	return a.sys.Reload(ctx)
+}
+
+// removeImage takes away what the app is attached under.
+func (a *app) removeImage() error {
+	for _, name := range []string{a.portableLink(), a.attached()} {
+		err := removeIfThere(name)
+		if err == nil {
+			err = syncPath(filepath.Dir(name))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }

@@ -33,6 +33,10 @@ type journal struct {
 	// and again: their trouble is not the activation's.
 	Unwell []string      `json:"unwell,omitempty"`
 	Plan   protocol.Plan `json:"plan"`
+	// Files are those of the app's units, nil if they are not to change: what to
+	// go back to at boot, without portabled. Added are the units that were not there.
+	Files []fileCopy `json:"files"`
+	Added []string   `json:"added,omitempty"`
 }
 
 // undone is how the release ended, for the history, whose activation has been

@@ -131,6 +131,51 @@ func linkOver(target, name string) error {
 	return syncPath(filepath.Dir(name))
 }
 
+// replaceLink makes name a symbolic link to target, replacing what is there. It
+// does not sync the folder.
+func replaceLink(target, name string) error {
+	temp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".devbox")
+	if err := removeIfThere(temp); err != nil {
+		return err
+	}
+	if err := os.Symlink(target, temp); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return errors.Join(err, removeIfThere(temp))
+	}
+	return nil
+}
+
+// removeLink removes the link of an enabled unit, and its folder if that was
+// the last, as systemctl does.
+func removeLink(name string) error {
+	if err := removeIfThere(name); err != nil {
+		return err
+	}
+	if _, ok := wantedBy(name); ok {
+		_ = os.Remove(filepath.Dir(name))
+	}
+	return nil
+}
+
+// makeDir is os.MkdirAll, and syncs each folder that it makes a new one in.
+func makeDir(name string) error {
+	err := os.Mkdir(name, 0o755)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(filepath.Dir(name)); err == nil {
+			err = os.Mkdir(name, 0o755)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(name))
+}
+
 func sameFile(a, b string) bool {
 	ai, aerr := os.Stat(a)
 	bi, berr := os.Stat(b)

@@ -18,8 +18,8 @@ type When int
 const (
 	// Online is when systemd is up: what should run is started.
 	Online When = iota
-	// AtBoot is before the app's units start: files are put right, and systemd
-	// starts the units.
+	// AtBoot is before the app's units start, and before portabled can: what was
+	// interrupted is dealt with, and systemd starts the units.
 	AtBoot
 )
 
@@ -90,7 +90,7 @@ func (h *Host) Recover(ctx context.Context, name string, when When) ([]string, e
 	if err != nil || st.Current == nil {
 		return done, err
 	}
-	p, err := a.restore(ctx, *st.Current, nil, newReport(nil), Online, DownRestart)
+	p, err := a.restore(ctx, *st.Current, nil, newReport(nil), DownRestart)
 	for _, u := range p.Public.Restart {
 		done = append(done, "restarted "+u.Unit+": "+u.Why)
 	}
@@ -112,7 +112,11 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 	case complete:
 		return "completed " + j.To.ID, a.finish(st, *st.Current, protocol.Committed)
 	case undo:
-		err := a.undo(ctx, j, newReport(nil), when)
+		back, runs := a.undo, " runs"
+		if when == AtBoot {
+			back, runs = a.undoAtBoot, " starts"
+		}
+		err := back(ctx, j)
 		if err != nil && !undone(err) {
 			return "", fmt.Errorf("undo %s: %w", j.To.ID, err)
 		}
@@ -122,7 +126,7 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 		}
 		text := "undid " + j.To.ID + ", which was interrupted; nothing ran before"
 		if j.From != nil {
-			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " runs"
+			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + runs
 		}
 		if err != nil {
 			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " was put back but is not well: " + err.Error()
@@ -130,15 +134,15 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 		r, outcome := j.undone(err)
 		return text, a.finish(st, r, outcome)
 	}
-	if st.Current == nil {
+	if st.Current == nil || when == AtBoot {
 		return "", nil
 	}
-	return a.repairFiles(ctx, *st.Current, when)
+	return a.repairFiles(ctx, *st.Current)
 }
 
 // repairFiles puts back unit files, drop-ins and the attached image if
 // something else than devbox has changed or lost them.
-func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) (string, error) {
+func (a *app) repairFiles(ctx context.Context, cur protocol.Release) (string, error) {
 	t, s, err := a.look(ctx, cur)
 	if errors.Is(err, errNoImage) {
 		return "the image of " + cur.ID + " is no longer on the host; the next release brings one", nil
@@ -161,7 +165,7 @@ func (a *app) repairFiles(ctx context.Context, cur protocol.Release, when When) 
 		return "", nil
 	}
 	text := "put the unit files and the image of " + cur.ID + " back in place"
-	if err := a.carryOut(ctx, t, &p, newReport(nil), when); undone(err) {
+	if err := a.carryOut(ctx, t, &p, newReport(nil)); undone(err) {
 		text += ", but it is not well: " + err.Error()
 	} else if err != nil {
 		return "", fmt.Errorf("put %s back in place: %w", cur.ID, err)
@@ -176,7 +180,7 @@ func undone(err error) bool {
 	return errors.As(err, new(*fault)) || errors.Is(err, errNoImage)
 }
 
-func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when When) error {
+func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report) error {
 	if err := a.install(ctx, t, p, rep); err != nil {
 		return err
 	}
@@ -184,9 +188,6 @@ func (a *app) carryOut(ctx context.Context, t target, p *Plan, rep *report, when
 		if err := a.syncUnits(t); err != nil {
 			return err
 		}
-	}
-	if when == AtBoot {
-		return nil
 	}
 	return a.run(ctx, t, p, rep, stopGrace)
 }
@@ -207,23 +208,39 @@ func (a *app) look(ctx context.Context, r protocol.Release) (target, seen, error
 }
 
 // undo brings back what ran before an activation.
-func (a *app) undo(ctx context.Context, j *journal, rep *report, when When) error {
+func (a *app) undo(ctx context.Context, j *journal) error {
 	if j.From == nil {
-		return a.dismantle(ctx)
+		added, err := a.added(j)
+		if err != nil {
+			return err
+		}
+		return a.dismantle(ctx, added)
 	}
-	_, err := a.restore(ctx, *j.From, j, rep, when, DownNudge)
+	_, err := a.restore(ctx, *j.From, j, newReport(nil), DownNudge)
 	return err
 }
 
 // restore brings a release back. j, if there is one, is the activation that is
 // to be undone: what it did not touch is left alone.
-func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *report, when When, down Down) (Plan, error) {
+func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *report, down Down) (Plan, error) {
 	t, s, err := a.look(ctx, r)
 	if err != nil {
 		return Plan{}, err
 	}
 	var reasons map[string]why
 	if j != nil {
+		added, err := a.added(j)
+		if err != nil {
+			return Plan{}, err
+		}
+		for _, unit := range added {
+			if s.has(unit) {
+				continue
+			}
+			if s.Units[unit], err = a.observeUnit(ctx, t, unit); err != nil {
+				return Plan{}, err
+			}
+		}
 		reasons = touched(s, j, r.ID)
 	}
 	p := makePlan(a.place, t, s, reasons, down)
@@ -231,12 +248,10 @@ func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *
 		// What is enabled, and what systemd has read, does not show in the files.
 		p.Enable, p.Reload = t.enabled(), true
 	}
-	if when == Online {
-		if err := a.stopHung(ctx, t, &p, s); err != nil {
-			return p, err
-		}
+	if err := a.stopHung(ctx, t, &p, s); err != nil {
+		return p, err
 	}
-	return p, a.carryOut(ctx, t, &p, rep, when)
+	return p, a.carryOut(ctx, t, &p, rep)
 }
 
 // touched finds the units that an activation has stopped, started or restarted.

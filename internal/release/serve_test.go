@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -106,51 +105,5 @@ func TestCheckURL(t *testing.T) {
 	srv.Close()
 	if err := checkURL(context.Background(), srv.URL+"/ok"); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("nobody there: %v", err)
-	}
-}
-
-// At boot only files are put right: systemd starts the units afterwards.
-func TestRecoverAtBootStartsNothing(t *testing.T) {
-	f, h, one := first(t)
-	two := f.put(h, "two", unitsTwo)
-	a, err := h.open("bowl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := a.readState()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A power cut after the unit files of r2 were attached.
-	j := journal{From: st.Current, To: protocol.Release{ID: "r2", Digest: two}, Before: map[string]string{"bowl.service": "1"}}
-	if err := writeJSON(a.place.journal(), j); err != nil {
-		t.Fatal(err)
-	}
-	if err := linkOver(a.image(short(two)), a.attached()); err != nil {
-		t.Fatal(err)
-	}
-	f.write(attachedDir+"/bowl.service", unitsTwo["bowl.service"])
-	f.units["bowl.service"] = UnitState{Active: "inactive"}
-	f.did = nil
-	done, err := h.Recover(context.Background(), "bowl", AtBoot)
-	if err != nil || len(done) != 1 || !strings.Contains(done[0], "undid r2") {
-		t.Errorf("%v, %v", done, err)
-	}
-	if strings.Join(f.did, " ") != "attach reload" {
-		t.Errorf("did %v", f.did)
-	}
-	if !sameFile(a.attached(), a.image(short(one))) {
-		t.Error("the attached image is not r1's")
-	}
-	body, err := os.ReadFile(a.unit("bowl.service"))
-	if err != nil || string(body) != unitsOne["bowl.service"] {
-		t.Errorf("unit file %q, %v", body, err)
-	}
-	if again, err := h.Recover(context.Background(), "bowl", AtBoot); err != nil || len(again) > 0 {
-		t.Errorf("again: %v, %v", again, err)
-	}
-	history, err := os.ReadFile(a.releases() + "/r2.json")
-	if err != nil || !strings.Contains(string(history), `"interrupted"`) {
-		t.Errorf("history %s, %v", history, err)
 	}
 }

@@ -57,6 +57,7 @@ type UnitState struct {
 	Sub        string // SubState
 	Invocation string // InvocationID in hex, "" before the first start
 	Since      time.Time
+	Queued     bool  // a job for it waits or is under way
 	Memory     int64 // bytes, 0 if not known
 
 	// Of services.

@@ -195,7 +195,7 @@ func (s *Systemd) Instances(ctx context.Context, template string) ([]string, err
 // Properties of org.freedesktop.systemd1(5) that make a UnitState. Asking for
 // these, all at once, takes PID 1 a quarter of the time that GetAll takes.
 var (
-	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "StateChangeTimestamp", "ActiveEnterTimestamp"}
+	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "Job", "StateChangeTimestamp", "ActiveEnterTimestamp"}
 	serviceProps = []string{"Type", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "MainPID", "TimeoutStopUSec", "MemoryCurrent"}
 )
 
@@ -236,6 +236,10 @@ func stateOf(props map[string]dbus.Variant) UnitState {
 		ExitStatus: int(prop[int32](props, "ExecMainStatus")),
 		Restarts:   int(prop[uint32](props, "NRestarts")),
 		MainPID:    int(prop[uint32](props, "MainPID")),
+	}
+	// (id, path): the id is 0 if there is none.
+	if job := prop[[]any](props, "Job"); len(job) == 2 {
+		st.Queued = job[0] != uint32(0)
 	}
 	since := "StateChangeTimestamp"
 	if st.up() {

@@ -1,0 +1,115 @@
+package release
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"devbox/internal/protocol"
+)
+
+// everyUnitFile prints all that a host has of an app's units, and what is enabled.
+const everyUnitFile = `cd /etc/systemd && find system.attached system \( -path '*/%[1]s*' -o -lname '*/%[1]s*' \) ! -type d | sort | while read -r f; do
+	echo "$f"; if [ -L "$f" ]; then readlink "$f"; else cat "$f"; fi; done
+cat /var/lib/devbox/%[1]s/release.env; stat -c %%i /var/lib/portables/%[1]s.raw; ls -A /etc/systemd/system/*.wants | grep %[1]s`
+
+// Killed at any step of an activation that changes, adds and removes units, the
+// host is at boot, without portabled and without a bus, what it was before.
+func TestRealRecoverAtBoot(t *testing.T) {
+	m := realMachine(t)
+	const app, port = "rel-boot", 18095
+	units := "usr/lib/systemd/system/" + app
+	base := standard(app, port)
+	m.fresh(t, app)
+	c := m.serve(t, "")
+	c.hello(app)
+	one := build(t, base)
+	c.deploy(app, one, protocol.Settings{}, protocol.Committed)
+	c.close()
+	before := m.sh(t, fmt.Sprintf(everyUnitFile, app))
+	// How the boot finds the host: nothing of the app runs, and systemd has read
+	// the files that are there. Nobody can reach portabled.
+	m.put(t, "/var/tmp/boot", []byte(`set -eu
+app=$1
+systemctl stop "$app.socket" "$app*.service"
+systemctl mask --runtime --now systemd-portabled.service 2>/dev/null
+systemctl daemon-reload
+export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere
+[ -z "${2-}" ] || DEVBOX_HOST_CRASH_AT=$2 `+m.host+` recover --boot || true
+`+m.host+` recover --boot
+systemctl unmask --runtime systemd-portabled.service
+`))
+	for i, tt := range []struct {
+		at, boot  string // where it is killed, and where again at boot
+		committed bool
+	}{
+		{at: "journal"}, {at: "stopped"}, {at: "switched"}, {at: "attached"}, {at: "drop-ins"}, {at: "reloaded"}, {at: "restarted"},
+		{at: "reloaded", boot: "boot"}, {at: "reloaded", boot: "boot-back"}, {at: "reloaded", boot: "boot-files"},
+		{at: "attached", boot: "boot-image"}, {at: "stopped", boot: "boot-reloaded"}, {at: "healthy", boot: "history"},
+		{at: "committed", committed: true},
+	} {
+		t.Run(strings.TrimSpace(tt.at+" "+tt.boot), func(t *testing.T) {
+			next := build(t, base.with("usr/share/relapp/page", fmt.Sprintf("page%d", i),
+				units+".service", base.files[units+".service"]+"[Unit]\nDescription=next\n", units+"-side.service", "", units+"-new.service", sideService))
+			crash := m.serve(t, "DEVBOX_HOST_CRASH_AT="+tt.at)
+			crash.hello(app)
+			if a := crash.receive(app, next, nil); a.Error != "" {
+				t.Fatalf("%+v", a)
+			}
+			if a := crash.activate(app, next, protocol.Settings{}); !a.Lost && !tt.committed {
+				t.Fatalf("it was not killed: %+v", a.Event)
+			}
+			crash.close()
+			said := m.sh(t, "sh /var/tmp/boot "+app+" "+tt.boot)
+			t.Log(said)
+			m.sh(t, "systemctl start multi-user.target sockets.target")
+			page := "one " + one.digest[:12] + " r1"
+			if tt.committed {
+				page = fmt.Sprintf("page%d %s", i, next.digest[:12])
+			} else if after := m.sh(t, fmt.Sprintf(everyUnitFile, app)); after != before {
+				t.Errorf("the host has\n%s\nand had\n%s", after, before)
+			}
+			if got := m.get(t, port); !strings.HasPrefix(got, page) {
+				t.Errorf("answers %q, want %s", got, page)
+			}
+			if left := m.sh(t, "ls -A /var/lib/devbox/"+app+" | grep -e journal -e tmp || true"); left != "" {
+				t.Errorf("left: %s", left)
+			}
+			if stale := m.sh(t, "systemctl show -P NeedDaemonReload '"+app+"*' | grep yes || true"); stale != "" {
+				t.Error("systemd has not read the unit files")
+			}
+			if failed := m.sh(t, "systemctl list-units --plain --no-legend --state=failed,not-found '"+app+"*'"); failed != "" {
+				t.Errorf("left: %s", failed)
+			}
+			if again := m.sh(t, m.host+" recover "+app); again != "" {
+				t.Errorf("recovering has still to do: %s", again)
+			}
+		})
+	}
+}
+
+// Of a first release that was interrupted nothing is left at boot.
+func TestRealRecoverFirstAtBoot(t *testing.T) {
+	m := realMachine(t)
+	const app = "rel-boot1"
+	for _, at := range []string{"journal", "attached", "reloaded", "healthy"} {
+		t.Run(at, func(t *testing.T) {
+			m.fresh(t, app)
+			b := build(t, standard(app, 18096))
+			c := m.serve(t, "DEVBOX_HOST_CRASH_AT="+at)
+			c.hello(app)
+			c.receive(app, b, nil)
+			if a := c.activate(app, b, protocol.Settings{}); !a.Lost {
+				t.Fatalf("it was not killed: %+v", a.Event)
+			}
+			c.close()
+			t.Log(m.sh(t, "systemctl mask --runtime --now systemd-portabled.service; DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere "+
+				m.host+" recover --boot; systemctl unmask --runtime systemd-portabled.service"))
+			left := m.sh(t, "find /etc/systemd /var/lib/portables -path '*"+app+"*' -o -lname '*"+app+"*'; ls /var/lib/devbox/"+app+" | grep journal || true")
+			if left != "" {
+				t.Errorf("left: %s", left)
+			}
+			m.sh(t, "for i in $(seq 50); do [ -n \"$(systemctl list-units --plain --no-legend '"+app+"*')\" ] || exit 0; sleep 0.1; done; systemctl list-units --all '"+app+"*'; exit 1")
+		})
+	}
+}
