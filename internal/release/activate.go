@@ -256,6 +256,13 @@ func (act *activation) change(ctx context.Context) error {
 	if err == nil {
 		err = act.run(ctx, act.to, &act.plan, act.rep, graceful)
 	}
+	if err == nil && act.to.Release.Settings.Trial > 0 {
+		act.rep.event(protocol.Event{Phase: &protocol.Phase{Name: "trial"}})
+		crashpoint("trial")
+		if err = act.trial(ctx, act.to, &act.plan, j.Before); err == nil {
+			act.rep.phase("trial")
+		}
+	}
 	if err != nil {
 		return act.giveUp(ctx, &j, err)
 	}

@@ -214,7 +214,7 @@ func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry tim
 	rep.phase("restart")
 	// Time that old processes took to end is not the new release's.
 	left := max(limit-time.Since(began), limit/2)
-	if err := a.settle(ctx, t, p.Restart, left); err != nil {
+	if err := a.settle(ctx, t, p, left); err != nil {
 		return err
 	}
 	rep.phase("health")

@@ -160,7 +160,7 @@ func (f *fake) Kill(_ context.Context, unit string) error {
 	return nil
 }
 
-func (f *fake) Try(context.Context, string, string) error {
+func (f *fake) Try(context.Context, string, string, []string) error {
 	f.t.Error("there is no health command here")
 	return nil
 }

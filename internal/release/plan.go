@@ -72,6 +72,15 @@ func (p *Plan) Empty() bool {
 		len(p.Vanished)+len(p.DropIns)+len(p.Enable)+len(p.Sockets)+len(p.Restart)+len(p.Nudge) == 0
 }
 
+// stay are the units that the plan leaves alone.
+func (p *Plan) stay() []string {
+	var units []string
+	for _, u := range p.Public.Stay {
+		units = append(units, u.Unit)
+	}
+	return units
+}
+
 // why says of a unit what the change from one image to the other means to it.
 type why struct {
 	Restart bool

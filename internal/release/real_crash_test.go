@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"devbox/internal/protocol"
 )
@@ -22,7 +23,7 @@ func TestRealKilledAtEachStep(t *testing.T) {
 		committed bool
 	}{
 		{at: "received"}, {at: "journal"}, {at: "stopped"}, {at: "env"}, {at: "switched"}, {at: "sockets"},
-		{at: "restarted"}, {at: "healthy"}, {at: "committed", committed: true}, {at: "history", committed: true},
+		{at: "restarted"}, {at: "trial"}, {at: "healthy"}, {at: "committed", committed: true}, {at: "history", committed: true},
 		{at: "dropped", committed: true},
 		{at: "stopped", units: true}, {at: "switched", units: true}, {at: "attached", units: true},
 		{at: "drop-ins", units: true}, {at: "reloaded", units: true}, {at: "sockets", units: true},
@@ -32,7 +33,8 @@ func TestRealKilledAtEachStep(t *testing.T) {
 	c := m.serve(t, "")
 	c.hello(app)
 	page := "page0"
-	c.deploy(app, build(t, base.with("usr/share/relapp/page", page)), protocol.Settings{}, protocol.Committed)
+	onTrial := protocol.Settings{Trial: 100 * time.Millisecond}
+	c.deploy(app, build(t, base.with("usr/share/relapp/page", page)), onTrial, protocol.Committed)
 	c.close()
 	for i, tt := range tests {
 		name := tt.at
@@ -51,7 +53,7 @@ func TestRealKilledAtEachStep(t *testing.T) {
 			crash.hello(app)
 			a := crash.receive(app, b, nil)
 			if !a.Lost {
-				a = crash.activate(app, b, protocol.Settings{})
+				a = crash.activate(app, b, onTrial)
 			}
 			// After the answer, losing the session is no news to the client.
 			if !a.Lost && (a.Result == nil || a.Result.Outcome != protocol.Committed || !tt.committed) {

@@ -96,14 +96,14 @@ func TestCheckURL(t *testing.T) {
 		"/ok": "", "/sick": "answered 503", "/moved": "answered 302 (redirects are not followed)", "/slow": "no answer",
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		err := checkURL(ctx, srv.URL+path)
+		err := checkURL(ctx, srv.URL+path, nil)
 		cancel()
 		if fmt.Sprint(err) != "<nil>" && want == "" || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}
 	srv.Close()
-	if err := checkURL(context.Background(), srv.URL+"/ok"); err == nil || !strings.Contains(err.Error(), "refused") {
+	if err := checkURL(context.Background(), srv.URL+"/ok", nil); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("nobody there: %v", err)
 	}
 }

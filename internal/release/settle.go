@@ -17,38 +17,74 @@ const stayUp = 500 * time.Millisecond
 
 // settle judges restarted units: the health check passes before the deadline,
 // and no unit falls over meanwhile, nor before it has been up for a moment.
-func (a *app) settle(ctx context.Context, t target, units []string, limit time.Duration) error {
-	health := t.Release.Settings.Health
-	w := watcher{app: a, target: t}
-	until, err := w.begin(ctx, units)
+func (a *app) settle(ctx context.Context, t target, p *Plan, limit time.Duration) error {
+	w := watcher{app: a, target: t, when: "soon after it was started"}
+	until, err := w.begin(ctx, p.Restart)
 	if err != nil {
 		return err
 	}
-	if health.URL == "" && health.Command == "" {
-		return w.watch(ctx, until)
+	why, err := w.untilHealthy(ctx, p.stay(), limit)
+	if err != nil {
+		return err
 	}
-	// The check asks while the units are watched: a socket takes its question
-	// and lets it wait for a service that falls over again and again.
+	if why != nil {
+		return a.unhealthy(ctx, p.Restart, fmt.Sprintf("not healthy within %s: %v", deadlineOf(t.Release.Settings.Health), why), why)
+	}
+	return w.watch(ctx, until)
+}
+
+// trial watches a release that is healthy for as long as its settings ask for,
+// and asks at the end once more whether it is. It watches the services that
+// shall run and did before, beside those that were restarted: one that was in
+// trouble before, and still is, does not condemn the release.
+func (a *app) trial(ctx context.Context, t target, p *Plan, before map[string]string) error {
+	limit := t.Release.Settings.Trial
+	until := time.Now().Add(limit)
+	units := slices.Clone(p.Restart)
+	for _, u := range t.Units {
+		if _, ran := before[u.Name]; ran && t.wanted(u) && !slices.Contains(units, u.Name) {
+			units = append(units, u.Name)
+		}
+	}
+	w := watcher{app: a, target: t, when: "while it was on trial"}
+	if _, err := w.begin(ctx, units); err != nil {
+		return err
+	}
+	if err := w.watch(ctx, until); err != nil {
+		return err
+	}
+	why, err := w.untilHealthy(ctx, p.stay(), deadlineOf(t.Release.Settings.Health))
+	if err == nil && why != nil {
+		err = a.unhealthy(ctx, p.Restart, fmt.Sprintf("no longer healthy at the end of its trial of %s: %v", limit, why), why)
+	}
+	return err
+}
+
+// untilHealthy asks until the health check passes, and returns why it did not
+// within limit. Meanwhile the units are watched: a socket takes the question and
+// lets it wait for a service that falls over again and again.
+func (w *watcher) untilHealthy(ctx context.Context, stay []string, limit time.Duration) (why, err error) {
+	if health := w.target.Release.Settings.Health; health.URL == "" && health.Command == "" {
+		return nil, nil
+	}
+	expect, err := w.expected(ctx, w.target.Release, stay)
+	if err != nil {
+		return nil, err
+	}
 	checkCtx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	healthy := make(chan error, 1)
-	go func() { healthy <- a.becomesHealthy(checkCtx, health) }()
+	go func() { healthy <- w.becomesHealthy(checkCtx, w.target.Release, expect) }()
 	for pause := 5 * time.Millisecond; ; pause = longer(pause) {
 		select {
 		case why := <-healthy:
-			if err := w.stillUp(ctx); err != nil {
-				return err
-			}
-			if why != nil {
-				return a.unhealthy(ctx, t, units, why)
-			}
-			return w.watch(ctx, until)
+			return why, w.stillUp(ctx)
 		case <-time.After(pause):
 		}
 		if err := w.stillUp(ctx); err != nil {
 			cancel()
 			<-healthy // it leaves nothing running
-			return err
+			return nil, err
 		}
 	}
 }
@@ -58,10 +94,10 @@ func longer(d time.Duration) time.Duration { return min(d*3/2, 100*time.Millisec
 
 // becomesHealthy asks until the release is healthy, or until ctx ends and then
 // returns what was found last.
-func (a *app) becomesHealthy(ctx context.Context, health protocol.Health) error {
+func (a *app) becomesHealthy(ctx context.Context, r protocol.Release, expect []string) error {
 	var why error
 	for pause := 5 * time.Millisecond; ; pause = longer(pause) {
-		err := a.check(ctx, health)
+		err := a.check(ctx, r, expect)
 		if err == nil {
 			return nil
 		}
@@ -81,6 +117,7 @@ func (a *app) becomesHealthy(ctx context.Context, health protocol.Health) error 
 type watcher struct {
 	*app
 	target target
+	when   string    // that it fell over, as in "exited with status 1 WHEN"
 	units  []watched // the services first: a socket fails because of its service
 }
 
@@ -162,7 +199,7 @@ func (w *watcher) socketFault(ctx context.Context, socket unitFile, is UnitState
 	if _, ok := w.target.unit(socket.Service); ok && st.Active == "failed" {
 		return w.serviceFault(ctx, socket.Service, st, ", and "+socket.Name+" is closed")
 	}
-	return w.faultOf(ctx, socket.Name, is, " soon after it was started")
+	return w.faultOf(ctx, socket.Name, is, " "+w.when)
 }
 
 func (w *watcher) serviceFault(ctx context.Context, unit string, st UnitState, suffix string) error {
@@ -176,13 +213,12 @@ func (w *watcher) serviceFault(ctx context.Context, unit string, st UnitState, s
 			st.Invocation = is.was.Invocation // the log that tells why is the old one's
 		}
 	}
-	return &fault{unit: unit, cause: cause + " soon after it was started" + suffix, log: w.logOf(ctx, unit, st)}
+	return &fault{unit: unit, cause: cause + " " + w.when + suffix, log: w.logOf(ctx, unit, st)}
 }
 
 // unhealthy says what the health check found last, with its own words if it has
 // any, and else with those of the service that was started last.
-func (a *app) unhealthy(ctx context.Context, t target, units []string, why error) error {
-	cause := fmt.Sprintf("not healthy within %s: %v", deadlineOf(t.Release.Settings.Health), why)
+func (a *app) unhealthy(ctx context.Context, units []string, cause string, why error) error {
 	out := &fault{cause: cause}
 	for _, unit := range slices.Backward(units) {
 		if !strings.HasSuffix(unit, ".service") {

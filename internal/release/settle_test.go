@@ -63,7 +63,7 @@ func TestSettleTellsWhatFellOver(t *testing.T) {
 				t.Fatal(err)
 			}
 			began := time.Now()
-			err = a.settle(context.Background(), to, tt.restarted, time.Minute)
+			err = a.settle(context.Background(), to, &Plan{Restart: tt.restarted}, time.Minute)
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("it took %s", took)
 			}
@@ -83,7 +83,7 @@ func TestSettleTellsWhatFellOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = a.settle(context.Background(), to, service, 200*time.Millisecond)
+		err = a.settle(context.Background(), to, &Plan{Restart: service}, 200*time.Millisecond)
 		if err == nil || !strings.HasPrefix(err.Error(), "not healthy within") || !strings.HasSuffix(err.Error(), "no answer") {
 			t.Errorf("%v", err)
 		}

@@ -35,8 +35,9 @@ type System interface {
 	Kill(ctx context.Context, unit string) error
 
 	// Try runs a shell command to its end as a user of its own that exists only
-	// for it, and returns an error if it did not exit 0.
-	Try(ctx context.Context, name, command string) error
+	// for it, with env ("NAME=value") in its environment, and returns an error if
+	// it did not exit 0.
+	Try(ctx context.Context, name, command string, env []string) error
 	// Log returns the last lines of one invocation of a unit, oldest first.
 	Log(ctx context.Context, unit, invocation string, lines int) ([]string, error)
 }

@@ -139,9 +139,15 @@ func (t target) dropIn(p place, unit string) string {
 // quoteValue escapes what systemd.syntax(7) and specifiers give a meaning.
 var quoteValue = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "\n", `\n`, "\r", `\r`, "\t", `\t`)
 
+// Variables by which a process knows which release it is.
+const (
+	versionVar = "DEVBOX_VERSION"
+	releaseVar = "DEVBOX_RELEASE"
+)
+
 // envFile is what release.env holds for this release.
 func (t target) envFile() []byte {
-	return fmt.Appendf(nil, "DEVBOX_VERSION=%s\nDEVBOX_RELEASE=%s\n", short(t.Release.Digest), t.Release.ID)
+	return fmt.Appendf(nil, "%s=%s\n%s=%s\n", versionVar, short(t.Release.Digest), releaseVar, t.Release.ID)
 }
 
 // short is the version that a digest gives an image (delta.Digest.Short).

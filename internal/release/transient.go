@@ -21,7 +21,7 @@ type execCommand struct {
 }
 
 // Try implements [System], as `systemd-run --wait -p DynamicUser=yes` would.
-func (s *Systemd) Try(ctx context.Context, name, command string) error {
+func (s *Systemd) Try(ctx context.Context, name, command string, env []string) error {
 	unit := fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
 	limit := time.Minute
 	if at, ok := ctx.Deadline(); ok {
@@ -39,6 +39,7 @@ func (s *Systemd) Try(ctx context.Context, name, command string) error {
 		set("PrivateDevices", true),
 		set("NoNewPrivileges", true),
 		set("CapabilityBoundingSet", uint64(0)),
+		set("Environment", env),
 		set("TimeoutStartUSec", uint64(limit.Microseconds())),
 		set("TimeoutStopUSec", uint64(time.Second.Microseconds())),
 		// sh is the one to expand what the command has of $.

@@ -57,6 +57,13 @@ func main() {
 	if mode != "unready" {
 		notify("READY=1")
 	}
+	if mode == "later" {
+		go func() {
+			time.Sleep(2 * time.Second)
+			fmt.Println("relapp: the disk is full by now")
+			os.Exit(5)
+		}()
+	}
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	<-term
