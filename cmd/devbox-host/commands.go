@@ -153,10 +153,14 @@ func logs(args []string) error {
 	if *lines < 0 {
 		return wrong("--lines is a number from 0")
 	}
+	host := release.New(nil, "/") // files, no systemd
+	if err := host.Allow(rest[0]); err != nil {
+		return err
+	}
 	q := logQuery{app: rest[0], follow: *follow, lines: *lines, after: *after, json: *asJSON}
 	if len(rest) == 2 {
 		q.unit = rest[1]
-	} else if q.attached, err = release.New(nil, "/").Units(q.app); err != nil { // files, no systemd
+	} else if q.attached, err = host.Units(q.app); err != nil {
 		return err
 	}
 	argv, err := q.args()

@@ -98,6 +98,22 @@ func parseOptions(name string, data []byte) ([]option, error) {
 	return all, nil
 }
 
+// Assignment is one line of a file that is written as unit files are.
+type Assignment struct {
+	Section, Name, Value string
+	Line                 int
+}
+
+// ParseAssignments reads a file that is written as unit files are, and is none.
+func ParseAssignments(name string, data []byte) ([]Assignment, error) {
+	opts, err := parseOptions(name, data)
+	all := make([]Assignment, len(opts))
+	for i, o := range opts {
+		all[i] = Assignment{o.section, o.name, o.value, o.line}
+	}
+	return all, err
+}
+
 func isComment(line string) bool {
 	line = strings.TrimSpace(line)
 	return line != "" && (line[0] == '#' || line[0] == ';')

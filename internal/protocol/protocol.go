@@ -242,6 +242,7 @@ type Release struct {
 	By        string    `json:"by,omitempty"`
 	Source    string    `json:"source,omitempty"`
 	Signature string    `json:"signature,omitempty"`
+	SignedBy  string    `json:"signed_by,omitempty"` // whom the host's policy knows the signature's key as
 	At        time.Time `json:"at"`
 	Outcome   string    `json:"outcome,omitempty"` // Committed, RolledBack, Failed, or [Interrupted]
 	Cause     string    `json:"cause,omitempty"`   // why it was not kept

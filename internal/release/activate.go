@@ -72,9 +72,6 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.sumsOf(ctx, next.Digest); err != nil {
-		return nil, missing(req, err)
-	}
 	next.ID, next.By, next.At = "r"+strconv.Itoa(st.Last+1), req.By, time.Now().UTC().Truncate(time.Second)
 	act := &activation{app: a, state: st, rep: rep}
 	if req.Keep > 0 {
@@ -86,8 +83,14 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 		if next = *cur; signature != "" {
 			next.Signature = signature
 		}
-		act.state.Current = &next
 		act.renewed = act.state.Keep != st.Keep || next.Signature != cur.Signature
+	}
+	// Before anything is read of an image that nobody may have vouched for.
+	if next.SignedBy, err = a.permit(ctx, next); err != nil {
+		return nil, err
+	}
+	if _, err := a.sumsOf(ctx, next.Digest); err != nil {
+		return nil, missing(req, err)
 	}
 	reasons, diff, err := act.compare(next)
 	if err != nil {
@@ -224,11 +227,13 @@ func (act *activation) leave(ctx context.Context) error {
 		act.answer(r)
 		return nil
 	}
-	if err := writeJSON(act.place.state(), act.state); err != nil {
+	st := act.state
+	st.Current = &act.to.Release
+	if err := writeJSON(act.place.state(), st); err != nil {
 		return err
 	}
 	act.answer(r)
-	return act.finish(act.state, act.to.Release, protocol.Committed)
+	return act.finish(st, act.to.Release, protocol.Committed)
 }
 
 // change goes to the new release, and back if it is no good.

@@ -322,7 +322,7 @@ func TestRefusedBeforeAnythingHappens(t *testing.T) {
 		err          string
 	}{
 		{"no such image", strings.Repeat("ab", 32), protocol.Settings{}, "no such image"},
-		{"no such profile", two, protocol.Settings{Profile: "none"}, `no portable profile "none"`},
+		{"no such profile", two, protocol.Settings{Profile: "nonetwork"}, `no portable profile "nonetwork"`},
 		{"environment of a unit that is not there", two, protocol.Settings{Env: map[string]map[string]string{"bowl-y.service": nil}}, "no such unit"},
 		{"a unit of another image", other, protocol.Settings{}, "attached already, from"},
 	}

@@ -26,10 +26,15 @@ import (
 type Host struct {
 	sys  System
 	tree string
+	user string // who asks, "" or "root" for root itself
 }
 
 // New makes a Host of a systemd and of the file tree below root, which is "/".
-func New(sys System, root string) *Host { return &Host{sys: sys, tree: root} }
+// The user who asks is the one that sudo says had it started, in a variable that
+// sudo lets nobody choose.
+func New(sys System, root string) *Host {
+	return &Host{sys: sys, tree: root, user: os.Getenv("SUDO_USER")}
+}
 
 // app is one app on a host.
 type app struct {
@@ -38,15 +43,19 @@ type app struct {
 	name string
 }
 
-// open makes an app of a name that came from outside.
+// open makes an app of a name that came from outside, if the policy lets it.
 func (h *Host) open(name string) (*app, error) {
 	if err := protocol.ValidApp(name); err != nil {
+		return nil, err
+	}
+	if err := h.Allow(name); err != nil {
 		return nil, err
 	}
 	return &app{Host: h, place: place{h.tree, name}, name: name}, nil
 }
 
-// Apps lists the apps that this host has something of.
+// Apps lists the apps that this host has something of, of those that the user
+// who asks may touch.
 func (h *Host) Apps() ([]string, error) {
 	entries, err := os.ReadDir(place{root: h.tree}.dir())
 	if os.IsNotExist(err) {
@@ -55,9 +64,17 @@ func (h *Host) Apps() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	may := func(string) bool { return true }
+	if !h.isRoot() {
+		p, err := h.policy()
+		if err != nil {
+			return nil, err
+		}
+		may = func(name string) bool { return p.App(name, h.user) == nil }
+	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && protocol.ValidApp(e.Name()) == nil {
+		if e.IsDir() && protocol.ValidApp(e.Name()) == nil && may(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

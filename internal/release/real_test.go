@@ -160,7 +160,7 @@ func TestRealUnitChanges(t *testing.T) {
 	}
 	strict.Profile = "nosuch"
 	a := c.activate(app, build(t, next), strict)
-	if !strings.Contains(a.Error, "no portable profile") || !strings.Contains(a.Hint, "trusted") {
+	if a.Code != protocol.CodePolicy || !strings.Contains(a.Error, "does not allow") {
 		t.Errorf("unknown profile: %+v", a.Event)
 	}
 
