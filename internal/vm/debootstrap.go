@@ -36,7 +36,10 @@ const makeAdmin = `set -e
 chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash --groups adm,sudo,systemd-journal ` + AdminUser + `
 echo '` + AdminUser + ` ALL=(ALL) NOPASSWD:ALL' >"$1/etc/sudoers.d/90-machine-admin"
 chmod 440 "$1/etc/sudoers.d/90-machine-admin"
-rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub "$1/etc/hostname" "$1/etc/resolv.conf"
+` + makeNobodys
+
+// makeNobodys takes away what would be the same on all machines.
+const makeNobodys = `rm -f "$1"/etc/ssh/ssh_host_*_key "$1"/etc/ssh/ssh_host_*_key.pub "$1/etc/hostname" "$1/etc/resolv.conf"
 : >"$1/etc/machine-id"
 rm -f "$1/var/lib/dbus/machine-id"
 `
@@ -124,12 +127,26 @@ func (r recipe) build(ctx context.Context, lock *os.File, mode, format, scratch,
 // minBuild is what building a base takes: the tree, its packages and the tar file.
 const minBuild = 2 << 30
 
-// baseTar returns the tar file that containers are unpacked from, building it
+// baseTar returns the tar file that dev machines are unpacked from, building it
 // first if the cache has none. Only root can.
 func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
+	return baseRecipe(ctx).tar(ctx, cacheDir, "debian-13", p)
+}
+
+// OtherTar is the tar file of a Debian 13 of other packages than a dev machine
+// has, without a user of ours: what tests make servers of. The cache knows it
+// by name.
+func OtherTar(ctx context.Context, cacheDir, name string, packages []string, p Progress) (string, error) {
 	r := baseRecipe(ctx)
+	r.Kind, r.Packages, r.Hooks = name, packages, []string{"set -e\n" + makeNobodys}
+	return r.tar(ctx, cacheDir, name, p)
+}
+
+// tar builds the recipe's tar file unless the cache has it.
+func (r recipe) tar(ctx context.Context, cacheDir, name string, p Progress) (string, error) {
+	name = name + "-" + r.Arch
 	dir := filepath.Join(cacheDir, "nspawn")
-	path := filepath.Join(dir, fmt.Sprintf("debian-13-%s-%s.tar", r.Arch, r.key()))
+	path := filepath.Join(dir, fmt.Sprintf("%s-%s.tar", name, r.key()))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -158,7 +175,7 @@ func baseTar(ctx context.Context, cacheDir string, p Progress) (string, error) {
 		err = os.Rename(tar, path)
 	}
 	if err == nil {
-		err = pruneOldest(filepath.Join(dir, "debian-13-"+r.Arch+"-*.tar"), 2)
+		err = pruneOldest(filepath.Join(dir, name+"-*.tar"), 2)
 	}
 	return path, errors.Join(err, os.RemoveAll(part))
 }

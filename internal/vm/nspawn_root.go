@@ -27,10 +27,10 @@ import (
 // appear inside.
 const loopNodes = 256
 
-// masked are units that cannot work in a container or must not: they would
+// Masked are units that cannot work in a container or must not: they would
 // touch the host's kernel, disk or clock, or make other host keys than the
 // pinned one.
-var masked = []string{
+var Masked = []string{
 	"systemd-modules-load.service", "systemd-pstore.service", "fstrim.timer", "console-getty.service", "getty@.service",
 	"sshd-keygen.service", "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
 }
@@ -46,19 +46,24 @@ type file struct {
 	uid  int
 }
 
-// systemFiles make the unpacked base a machine of its own.
-func systemFiles(name, authorized string, hostKey keyPair) []file {
+// LoopNodes is a tmpfiles.d(5) file that makes them.
+func LoopNodes() string {
 	var loops strings.Builder
 	for n := range loopNodes {
 		fmt.Fprintf(&loops, "b! /dev/loop%d 0660 root disk - 7:%d\n", n, n)
 	}
+	return loops.String()
+}
+
+// systemFiles make the unpacked base a machine of its own.
+func systemFiles(name, authorized string, hostKey keyPair) []file {
 	return []file{
 		{"etc/hostname", name + "\n", 0o644, 0},
 		{"etc/hosts", "127.0.0.1 localhost\n127.0.1.1 " + name + "\n::1 localhost ip6-localhost ip6-loopback\n", 0o644, 0},
 		{"etc/ssh/ssh_host_ed25519_key", hostKey.private, 0o600, 0},
 		{"etc/ssh/ssh_host_ed25519_key.pub", hostKey.public, 0o644, 0},
 		{"home/" + AdminUser + "/.ssh/authorized_keys", authorized, 0o600, 1000},
-		{"etc/tmpfiles.d/devbox-loop.conf", loops.String(), 0o644, 0},
+		{"etc/tmpfiles.d/devbox-loop.conf", LoopNodes(), 0o644, 0},
 		{"etc/systemd/journald.conf.d/50-devbox.conf", "[Journal]\nStorage=persistent\n", 0o644, 0},
 		// No data source exists here. The cloud-config is applied over SSH.
 		{"etc/cloud/cloud-init.disabled", "", 0o644, 0},
@@ -116,7 +121,7 @@ func (n *Nspawn) unpackRoot(ctx context.Context, lock *os.File, p Progress) (err
 	if err := writeIn(root, file{"etc/machine-id", hex.EncodeToString(id) + "\n", 0o444, 0}); err != nil {
 		return err
 	}
-	for _, unit := range masked {
+	for _, unit := range Masked {
 		if err := root.Symlink("/dev/null", "etc/systemd/system/"+unit); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("mask %s: %w", unit, err)
 		}
