@@ -126,11 +126,14 @@ func recoverApps(ctx context.Context, host *release.Host, args []string, out io.
 	return errors.Join(errs...)
 }
 
-func forget(ctx context.Context, host *release.Host, args []string) error {
+func forget(ctx context.Context, host *release.Host, args []string, out io.Writer) error {
 	if len(args) != 1 {
 		return wrong("forget takes one APP")
 	}
-	return host.Forget(ctx, args[0])
+	if err := host.Forget(ctx, args[0]); err != nil {
+		return err
+	}
+	return noteSecrets("/", args[0], out)
 }
 
 // cursor is journald's: name=hex pairs (systemd.journal-fields(7)).

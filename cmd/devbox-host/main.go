@@ -25,6 +25,9 @@ const usage = `devbox-host is devbox's side on a host; it runs as root.
   devbox-host recover [--boot] [APP]     undo or finish what was interrupted, start what is down
   devbox-host forget APP                 take an app off; its own data stays
   devbox-host logs APP [UNIT] [-f] [--lines N] [--cursor C] [--json]
+  devbox-host secret set APP NAME [--json]    its value on stdin, encrypted for the app's units
+  devbox-host secret list APP [--json]
+  devbox-host secret rm APP NAME [--force]
   devbox-host version
 `
 
@@ -65,7 +68,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	case "version", "--version":
 		_, err := fmt.Fprintln(out, version)
 		return err
-	case "serve", "status", "recover", "forget", "logs":
+	case "serve", "status", "recover", "forget", "logs", "secret":
 	default:
 		return wrong("there is no command %q", command)
 	}
@@ -74,6 +77,9 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	}
 	if command == "logs" {
 		return logs(args)
+	}
+	if command == "secret" {
+		return secrets(ctx, "/", args, in, out)
 	}
 	systemd, err := release.Connect()
 	if err != nil {
@@ -92,6 +98,6 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	case "recover":
 		return recoverApps(ctx, host, args, out)
 	default:
-		return forget(ctx, host, args)
+		return forget(ctx, host, args, out)
 	}
 }

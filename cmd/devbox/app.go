@@ -64,7 +64,7 @@ portable service; both are set up by the same cloud-config.
 		newUp(a), newDown(a), newDestroy(a),
 		newBuild(a), newCheck(a), newWatch(a),
 		newDeploy(a), newRollback(a), newReleases(a),
-		newStatus(a), newLogs(a), newSSH(a),
+		newStatus(a), newLogs(a), newSSH(a), newSecret(a),
 		newSchema(a), newVersion(a), newForward(a),
 	)
 	root.InitDefaultCompletionCmd()

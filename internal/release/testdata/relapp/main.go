@@ -3,11 +3,13 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -49,6 +51,11 @@ func main() {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/health" && mode == "sick" {
 			http.Error(w, "sick", http.StatusServiceUnavailable)
+			return
+		}
+		if name, ok := strings.CutPrefix(r.URL.Path, "/credential/"); ok {
+			value, err := os.ReadFile(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), name))
+			fmt.Fprintf(w, "%x %v\n", sha256.Sum256(value), err) // the value itself is looked for elsewhere
 			return
 		}
 		fmt.Fprintf(w, "%s %s %s %s\n", page, os.Getenv("DEVBOX_VERSION"), os.Getenv("DEVBOX_RELEASE"), os.Getenv("GREETING"))
