@@ -62,6 +62,7 @@ portable service; both are set up by the same cloud-config.
 	root.AddCommand(
 		newInit(a), newDoctor(a),
 		newUp(a), newDown(a), newDestroy(a),
+		newProvision(a),
 		newBuild(a), newCheck(a), newWatch(a),
 		newDeploy(a), newRollback(a), newReleases(a),
 		newStatus(a), newLogs(a), newSSH(a), newSecret(a),

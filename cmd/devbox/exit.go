@@ -13,7 +13,7 @@ const (
 	exitOK          = 0   // done, or nothing to do
 	exitFailed      = 1   // it did not work; the message says what was and was not done
 	exitBadInput    = 2   // refused: wrong use, a mistake in devbox.yaml, the image or the cloud-config, or what the host's policy forbids; what runs was not touched
-	exitRolledBack  = 3   // the new release was not kept; the previous one serves
+	exitRolledBack  = 3   // the new release, or a server's new settings, were not kept; the previous ones serve
 	exitBusy        = 4   // another activation holds the host
 	exitUnknown     = 5   // the connection was lost while the host was at work; the next run finds out
 	exitInterrupted = 130 // Ctrl-C
@@ -53,9 +53,9 @@ func exitCode(err error) int {
 	case errors.As(err, &remote):
 		return remote.code
 	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems), errors.As(err, &owned),
-		errors.As(err, new(*deploy.UnprovenError)), errors.As(err, &refused) && refused.Refused(), deploy.Mistaken(err):
+		errors.As(err, new(*deploy.UnprovenError)), errors.As(err, &refused) && refused.Refused(), deploy.Mistaken(err), deploy.Refused(err):
 		return exitBadInput
-	case errors.As(err, &rolled) && rolled.Result.Outcome == protocol.RolledBack:
+	case errors.As(err, &rolled) && rolled.Result.Outcome == protocol.RolledBack, deploy.Undone(err):
 		return exitRolledBack
 	case errors.As(err, &refused) && refused.Busy():
 		return exitBusy

@@ -2,11 +2,8 @@ package deploy
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -189,21 +186,16 @@ func (p *Project) installHost(ctx context.Context, u *ui.UI, conn *remote.Conn, 
 	if err != nil {
 		return err
 	}
-	f, err := hostBinary(p.Paths.Executable, arch)
+	binary, err := p.readHostBinary(arch)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	binary, err := io.ReadAll(f)
-	if err != nil {
-		return fmt.Errorf("read the host program: %w", err)
-	}
-	sum := sha256.Sum256(binary)
-	if state.Host == hex.EncodeToString(sum[:]) {
+	sum := provision.Hash(binary)
+	if state.Host == sum {
 		return nil
 	}
 	s := u.Step("install devbox-host for %s", arch)
-	_, err = provision.InstallHost(ctx, asRoot{conn}, binary, hex.EncodeToString(sum[:]))
+	_, err = provision.InstallHost(ctx, asRoot{conn}, binary, sum)
 	return s.End(err, "")
 }
 

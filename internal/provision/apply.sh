@@ -3,8 +3,11 @@
 # A record that reports a failure ends the script, with exit code 0: other exit
 # codes mean that the script itself could not go on.
 set -u
-hash=$1 version=$2 force=$3 packages=$4
-shift 4 # the steps are left
+#
+# With a trial ($6 is its time in seconds) the record that the file is applied
+# waits in the trial's folder until a new login got in: see trial.sh.
+hash=$1 version=$2 force=$3 packages=$4 base=$5 seconds=$6 trial=$7 users=$8 files=$9
+shift 9 # the steps are left
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 umask 022
@@ -84,6 +87,44 @@ runcmd() {
 	return 1
 }
 
+# What a bare server lacks. cloud-init is here to be run by devbox alone: that
+# it comes must not let its boot services loose on a server that had none.
+prepare() {
+	export DEBIAN_FRONTEND=noninteractive
+	if lacks cloud-init; then
+		mkdir -p /etc/cloud && echo "Made by devbox, which installed cloud-init and runs it over SSH." >/etc/cloud/cloud-init.disabled || return
+	fi
+	apt update && apt -y --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $base
+}
+
+# The timeout is for dpkg's lock only; the lists' own is tried for again here.
+apt() {
+	for try in 1 2 3 4 5 6 7 8 9 10; do
+		apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" >"$dir/apt" 2>&1
+		said=$?
+		cat "$dir/apt"
+		[ $said != 0 ] || return 0
+		grep -q '^E: Could not get lock ' "$dir/apt" || return $said
+		sleep 30
+	done
+	return $said
+}
+
+lacks() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" != installed ]; }
+
+arm() {
+	# Unquoted: one word for each user.
+	sh -c "$trial" trial arm "$trial" "$seconds" $users
+}
+
+# The files as they are now, in the words of look.sh: what differs from this
+# later was changed by someone else.
+as_written() {
+	printf '%s\n' "$files" | while IFS= read -r f; do
+		[ ! -f "$f" ] || echo "$(sha256sum <"$f" | cut -c1-64) $(stat -L -c '%04a %U:%G' "$f") $f"
+	done
+}
+
 if applied; then
 	echo same
 	exit 0
@@ -97,8 +138,8 @@ if applied; then # by whoever had the lock
 	echo same
 	exit 0
 fi
-for need in cloud-init python3-jsonschema; do
-	if [ "$(dpkg-query -W -f '${db:Status-Status}' "$need" 2>/dev/null)" != installed ]; then
+[ -n "$base" ] || for need in cloud-init python3-jsonschema; do
+	if lacks "$need"; then
 		echo "missing $need"
 		exit 0
 	fi
@@ -113,8 +154,15 @@ if [ "$(sha256sum <"$dir/config.yaml")" != "$hash  -" ]; then
 	exit 1
 fi
 
+for need in $base; do
+	if lacks "$need"; then
+		step prepare prepare
+		break
+	fi
+done
 [ -e /run/cloud-init/result.json ] || [ -e /run/cloud-init/disabled ] || step boot booted
 step schema schema
+[ "$seconds" = 0 ] || step trial arm
 
 rm -f "$record" # from here on the host is neither the old nor the new
 for name; do
@@ -131,7 +179,15 @@ for name; do
 	esac
 done
 
-mkdir -p "${record%/*}" &&
-	printf '{"hash":"%s","version":%s,"at":"%s"}\n' "$hash" "$version" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$record.new" &&
-	sync "$record.new" && mv -f "$record.new" "$record" && sync "${record%/*}" || exit 1
+mkdir -p "${record%/*}" && cd "${record%/*}" && as_written >files.new &&
+	printf '{"hash":"%s","version":%s,"at":"%s"}\n' "$hash" "$version" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >record.new &&
+	sync || exit 1
+if [ "$seconds" != 0 ]; then
+	record=$PWD/trial/provision.json
+	if ! sh -c "$trial" trial renew "$seconds"; then
+		echo undone # by the timer, after the longest time that this may take
+		exit 0
+	fi
+fi
+mv -f files.new "${record%.json}.files" && mv -f record.new "$record" && sync -f "${record%/*}" || exit 1
 echo done

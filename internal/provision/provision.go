@@ -16,7 +16,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"devbox/internal/hint"
@@ -38,13 +40,17 @@ type Options struct {
 	Name string
 	// Force applies a file that the record says is applied.
 	Force bool
+	// Trial, if set, is for a server: what devbox needs and a bare Debian lacks
+	// is installed, and what lets people in is undone by the host itself unless
+	// [Keep] is called in time.
+	Trial *Trial
 	// OnStep, if set, is called when a step begins and when it has ended.
 	OnStep func(Step)
 }
 
 // Step is one part of applying a cloud-config.
 type Step struct {
-	Name string `json:"name"` // boot, schema, or the name of cloud-init's module
+	Name string `json:"name"` // prepare, boot, schema, trial, or the name of cloud-init's module
 	// Skipped says that the host was there already, so nothing was run.
 	Skipped  bool          `json:"skipped,omitempty"`
 	Ended    bool          `json:"-"`    // false while it runs
@@ -99,13 +105,25 @@ func Apply(ctx context.Context, r Runner, cloudConfig []byte, o Options) (*Repor
 	}
 	err := a.run(ctx, r, Command{
 		Script: applyScript,
-		Args:   append([]string{a.report.Hash, strconv.Itoa(Version), force, plan.packages}, plan.steps...),
-		Stdin:  bytes.NewReader(cloudConfig),
+		Args: slices.Concat([]string{a.report.Hash, strconv.Itoa(Version), force, plan.packages},
+			o.Trial.args(), []string{strings.Join(paths(cloudConfig), "\n")}, plan.steps),
+		Stdin: bytes.NewReader(cloudConfig),
 	})
 	if err != nil {
 		return a.report, fmt.Errorf("apply %s: %w", o.Name, err)
 	}
 	return a.report, nil
+}
+
+// paths are the files that write_files writes. A line of the record cannot hold
+// a path with a line break; such a file is compared with its content alone.
+func paths(cloudConfig []byte) (all []string) {
+	for _, f := range readWanted(cloudConfig).files {
+		if !strings.Contains(f.path, "\n") && !slices.Contains(all, f.path) {
+			all = append(all, f.path)
+		}
+	}
+	return all
 }
 
 // Hash is what identifies a cloud-config in [State].
@@ -174,13 +192,15 @@ func (a *applying) handle(rec record) (final bool, err error) {
 		return true, nil
 	case "busy":
 		return false, hint.Errorf("wait for it, or look for it there with `ps`", "another devbox is setting this host up, for 10 minutes now")
+	case "undone":
+		return false, &UndoneError{Why: "applying it took longer than the host waits"}
 	case "missing":
 		return false, hint.Errorf("on the host: apt-get install cloud-init python3-jsonschema", "%s is not installed on the host", rec.name)
 	case "skip":
 		a.report.Changed = true
 		a.add(Step{Name: rec.name, Skipped: true, Ended: true})
 	case "begin":
-		a.report.Changed = a.report.Changed || rec.name != "boot" && rec.name != "schema"
+		a.report.Changed = a.report.Changed || !slices.Contains([]string{"boot", "schema", "trial"}, rec.name)
 		a.began = time.Now()
 		a.onStep(Step{Name: rec.name})
 	case "end":
@@ -204,10 +224,20 @@ func (a *applying) failure(rec record) error {
 			for i := range ps {
 				ps[i].File = a.file
 			}
-			return hint.Wrap(ps, "correct "+a.file+"; nothing was changed")
+			done := "nothing was changed"
+			if a.report.Changed {
+				done = "nothing was changed but that cloud-init was installed"
+			}
+			return hint.Wrap(ps, "correct "+a.file+"; "+done)
 		}
 	}
 	e := &StepError{Step: rec.name, Message: message(rec), Output: lastLines(rec.output, 20)}
+	switch rec.name {
+	case "prepare":
+		return hint.Wrap(e, "see that apt works there: `apt-get update`, /etc/apt/sources.list.d; then run this again")
+	case "trial":
+		return hint.Wrap(e, "see what keeps the host from it, then run this again; of what is set up there nothing was changed")
+	}
 	return hint.Wrap(e, fmt.Sprintf("correct %s and run this again; /var/log/cloud-init.log on the host has the details", a.file))
 }
 

@@ -1,0 +1,333 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/provision"
+	"devbox/internal/remote"
+	"devbox/internal/ui"
+)
+
+// trialTime is how long a server waits for the proof that people still get in.
+const trialTime = 3 * time.Minute
+
+// Provisioning is a server that was looked at, and what is to be done there. So
+// far nothing was changed.
+type Provisioning struct {
+	Seen    *provision.Seen
+	Changes provision.Changes
+
+	target *Target
+	trial  time.Duration
+	conn   *remote.Conn
+	root   asAdmin
+	config []byte // the cloud-config
+	host   provision.Host
+	unlock func()
+}
+
+// Provisioning logs in to the server as its administrator and finds out what it
+// lacks. The caller closes it. Errors: [*provision.RefusedError] of a host that
+// is not one, [provision.Problems] of the cloud-config.
+func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, err error) {
+	g := &Provisioning{target: t, trial: trialTime}
+	p := t.project
+	if g.config, err = os.ReadFile(p.Config.Abs(p.Config.CloudInit)); err != nil {
+		return nil, fmt.Errorf("read the cloud-config: %w", err)
+	}
+	if err := t.checkCloudConfig(g.config); err != nil {
+		return nil, err
+	}
+	if err := p.CheckHostPrograms(); err != nil {
+		return nil, err
+	}
+	if g.unlock, err = lockFile(ctx, filepath.Join(p.Paths.State, "targets", p.Config.Name+"_"+t.Name+".lock"), "sets up "+t.Name, u.Say); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			g.Close()
+		}
+	}()
+	if g.conn, err = t.DialAdmin(ctx); err != nil {
+		return nil, err
+	}
+	if g.root, err = t.becomeRoot(ctx, g.conn); err != nil {
+		return nil, err
+	}
+	if g.Seen, err = provision.Look(ctx, g.root, g.config, p.Config.DeployUser); err != nil {
+		return nil, err
+	}
+	if g.Seen.Arch != "" {
+		binary, err := p.readHostBinary(g.Seen.Arch)
+		if err != nil {
+			return nil, err
+		}
+		g.host = provision.Host{Sum: provision.Hash(binary), Version: p.Version}
+	}
+	g.Changes = provision.Compare(g.config, g.Seen, g.host)
+	if err := g.Seen.Refuse(g.Changes.Installs()); err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
+	}
+	if len(provision.KeysOf(g.config, g.Seen, p.Config.DeployUser)) == 0 {
+		return nil, hint.Wrap(&provision.RefusedError{Reasons: []string{
+			fmt.Sprintf("nobody could log in as %s: %s has no key for that user", p.Config.DeployUser, p.Config.CloudInit)}}, t.keyCure())
+	}
+	return g, nil
+}
+
+// CloudInit is the cloud-config's name in the repository.
+func (t *Target) CloudInit() string { return t.project.Config.CloudInit }
+
+// UserData is the cloud-config to create the server with.
+func (t *Target) UserData() ([]byte, error) {
+	config, err := os.ReadFile(t.project.Config.Abs(t.CloudInit()))
+	if err != nil {
+		return nil, fmt.Errorf("read the cloud-config: %w", err)
+	}
+	if err := t.checkCloudConfig(config); err != nil {
+		return nil, err
+	}
+	return provision.UserData(config)
+}
+
+// Close ends the connection.
+func (g *Provisioning) Close() {
+	if g.conn != nil {
+		g.conn.Close()
+	}
+	g.unlock()
+}
+
+func (t *Target) checkCloudConfig(config []byte) error {
+	problems := provision.Check(config)
+	for i := range problems {
+		problems[i].File = t.project.Config.CloudInit
+	}
+	if len(problems) > 0 {
+		return hint.Wrap(problems, "correct "+t.project.Config.CloudInit+"; nothing was changed")
+	}
+	return nil
+}
+
+func (t *Target) keyCure() string {
+	return fmt.Sprintf("put the line of your public key, such as ~/.ssh/id_ed25519.pub, into %s, under ssh_authorized_keys of the user %s",
+		t.CloudInit(), t.project.Config.DeployUser)
+}
+
+// Do brings the server to the cloud-config and to this devbox's devbox-host,
+// and proves that people still get in. Errors: [*provision.StepError],
+// [*provision.UndoneError], and those of connections.
+func (g *Provisioning) Do(ctx context.Context, u *ui.UI) (*provision.Report, error) {
+	for _, line := range g.Seen.Undone {
+		u.Say("note: an earlier run was undone: %s", line)
+	}
+	report := &provision.Report{Hash: provision.Hash(g.config)}
+	var err error
+	if g.Changes.Apply {
+		if report, err = g.apply(ctx, u); err != nil {
+			return report, g.backOut(ctx, u, report, err)
+		}
+	}
+	if g.Changes.Install {
+		if err := g.install(ctx, u); err != nil {
+			return report, g.backOut(ctx, u, report, err)
+		}
+		report.Changed = true
+	}
+	if report.Changed {
+		err = g.prove(ctx, u, report)
+	}
+	return report, err
+}
+
+func (g *Provisioning) apply(ctx context.Context, u *ui.UI) (*provision.Report, error) {
+	file := g.target.CloudInit()
+	s := u.Step("set %s up by %s", g.target.Name, file)
+	report, err := provision.Apply(ctx, g.root, g.config, provision.Options{
+		Name: file, Force: g.Changes.Force,
+		Trial:  &provision.Trial{For: g.trial, Users: g.users()},
+		OnStep: func(x provision.Step) { s.Note("%s", x.Name) },
+	})
+	return report, s.End(err, "")
+}
+
+// users are who must be able to log in.
+func (g *Provisioning) users() []string {
+	admin, deploy := g.conn.Hop().User, g.target.project.Config.DeployUser
+	if admin == deploy {
+		return []string{admin}
+	}
+	return []string{admin, deploy}
+}
+
+func (g *Provisioning) install(ctx context.Context, u *ui.UI) error {
+	binary, err := g.target.project.readHostBinary(g.Seen.Arch)
+	if err != nil {
+		return err
+	}
+	s := u.Step("install devbox-host for %s", g.Seen.Arch)
+	_, err = provision.InstallHost(ctx, g.root, binary, g.host.Sum)
+	return s.End(err, "")
+}
+
+// onTrial tells whether the host waits for a proof.
+func onTrial(r *provision.Report) bool {
+	for _, s := range r.Steps {
+		if s.Name == "trial" {
+			return true
+		}
+	}
+	return false
+}
+
+const undoLimit = time.Minute
+
+// backOut ends a run that did not come to its end. What can lock people out is
+// not left half done: it is brought back at once, or by the host itself if this
+// is where the person gave up or the connection is gone.
+func (g *Provisioning) backOut(ctx context.Context, u *ui.UI, report *provision.Report, why error) error {
+	if !onTrial(report) {
+		return why
+	}
+	if ctx.Err() == nil {
+		undoing, cancel := context.WithTimeout(ctx, undoLimit)
+		defer cancel()
+		if lines, err := provision.Undo(undoing, g.root); err == nil {
+			for _, l := range lines {
+				u.Say("undone: %s", l)
+			}
+			return why
+		}
+	}
+	u.Say("note: what was changed of ssh, sudo and the firewall on %s is undone there by itself, within %v from now or from its next boot",
+		g.target.Name, g.trial)
+	return why
+}
+
+// prove logs in anew, as the administrator and as the deploy user, and ends the
+// trial, if there is one, by what comes of it.
+func (g *Provisioning) prove(ctx context.Context, u *ui.UI, report *provision.Report) error {
+	s := u.Step("log in anew")
+	why := g.logIn(ctx)
+	if !onTrial(report) {
+		return s.End(why, "")
+	}
+	if ctx.Err() != nil {
+		s.Fail()
+		return g.backOut(ctx, u, report, why)
+	}
+	if why == nil {
+		kept, err := provision.Keep(ctx, g.root)
+		if err == nil && !kept {
+			err = &provision.UndoneError{Why: "the proof that people still get in came too late"}
+		}
+		return s.End(err, "")
+	}
+	s.Fail()
+	return g.lockedOut(ctx, u, why)
+}
+
+// newLogin bounds one login of the proof, and what is tried again in it.
+const newLogin = 30 * time.Second
+
+// logIn uses connections of their own: the kept one proves nothing.
+func (g *Provisioning) logIn(ctx context.Context) error {
+	t := g.target
+	wait := remote.Wait{For: newLogin}
+	for _, user := range g.users() {
+		conn, err := remote.DialWait(ctx, t.Endpoint(user), t.project.SSH, wait)
+		if err != nil {
+			err = fmt.Errorf("log in as %s: %w", user, err)
+			if user == t.project.Config.DeployUser && errors.Is(err, remote.ErrAuth) {
+				err = hint.Wrap(err, t.keyCure())
+			}
+			return err
+		}
+		err = g.check(ctx, conn, user)
+		conn.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check proves what the user is there for: to become root, and to run devbox-host.
+func (g *Provisioning) check(ctx context.Context, conn *remote.Conn, user string) error {
+	if user != g.target.project.Config.DeployUser {
+		again := g.root
+		again.conn = conn
+		if exit, err := again.Run(ctx, provision.Command{Script: ":"}); err != nil || exit != 0 {
+			return errors.Join(err, fmt.Errorf("become root as %s: refused with exit code %d", user, exit))
+		}
+		return nil
+	}
+	if _, err := conn.Output(ctx, "sudo", "-n", provision.HostPath, "version"); err != nil {
+		return hint.Wrap(fmt.Errorf("run devbox-host as %s: %w", user, err),
+			fmt.Sprintf("let %s write to /etc/sudoers.d: %s ALL=(root) NOPASSWD: %s", g.target.CloudInit(), user, provision.HostPath))
+	}
+	return nil
+}
+
+// lockedOut undoes: over the kept connection, if that still works, or by
+// waiting for the host's own timer.
+func (g *Provisioning) lockedOut(ctx context.Context, u *ui.UI, why error) error {
+	undone := func(lines []string) error {
+		cure := hint.Of(why)
+		if cure == "" {
+			cure = "correct " + g.target.CloudInit() + " and run this again"
+		}
+		return hint.Wrap(&provision.UndoneError{Why: "with " + g.target.CloudInit() + " applied, " + why.Error(), Lines: lines}, cure)
+	}
+	s := u.Step("undo it")
+	undoing, cancel := context.WithTimeout(ctx, undoLimit)
+	lines, err := provision.Undo(undoing, g.root)
+	cancel()
+	if err == nil {
+		s.Done("")
+		return undone(lines)
+	}
+	s.Note("waiting for the timer on the host")
+	conn, err := remote.DialWait(ctx, g.target.Endpoint(g.target.User), g.target.project.SSH, remote.Wait{For: g.trial + undoLimit, RetryAuth: true})
+	if err == nil {
+		defer conn.Close()
+		again := g.root
+		again.conn = conn
+		lines, err = provision.Undo(ctx, again)
+	}
+	if err != nil {
+		s.Fail()
+		return hint.Wrap(errors.Join(why, fmt.Errorf("and the host does not answer: %w", err)),
+			fmt.Sprintf("a timer there brings back ssh, sudo and the firewall, %v after its next boot too; `devbox provision %s` tells", g.trial, g.target.Name))
+	}
+	s.Done("by the timer on the host")
+	return undone(lines)
+}
+
+// readHostBinary is the devbox-host that belongs to this devbox.
+func (p *Project) readHostBinary(arch string) ([]byte, error) {
+	f, err := hostBinary(p.Paths.Executable, arch)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	binary, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("read the host program: %w", err)
+	}
+	return binary, nil
+}
+
+// Undone tells whether err is a change of a server that was not kept.
+func Undone(err error) bool { return errors.As(err, new(*provision.UndoneError)) }
+
+// Refused tells whether err is a server that devbox does not set up.
+func Refused(err error) bool { return errors.As(err, new(*provision.RefusedError)) }
