@@ -144,6 +144,19 @@ func TestCheck(t *testing.T) {
 			[]string{"!" + unitDir + "bowl-x.service:3: WorkingDirectory=: /srv/x is not a folder in the image: the start fails with status 200/CHDIR"}},
 		{"shared state", service("ExecStart=/usr/bin/bowl\nDynamicUser=1\nStateDirectory=bowl"),
 			[]string{"!" + unitDir + "bowl-x.service: StateDirectory=: /var/lib/bowl is shared with bowl-restore.service, which runs as another user (bowl, not bowl-x)"}},
+		{"secrets as they are meant", service("ExecStart=/usr/bin/bowl\nLoadCredentialEncrypted=bowl.a\nLoadCredentialEncrypted=bowl.b:/etc/credstore.encrypted/bowl.b\n"+
+			"LoadCredentialEncrypted=c:/srv/c\nLoadCredential=d\nImportCredential=bowl.*\nImportCredential=ssh.*:s"), nil},
+		{"secrets by other names", service("ExecStart=/usr/bin/bowl\nLoadCredentialEncrypted=a:bowl.a\nLoadCredentialEncrypted=b\nLoadCredential=bowl.c\n"+
+			"LoadCredential=d:/etc/credstore.encrypted/x\nImportCredential=bowl.*:e\nImportCredential=b*\nSetCredential=f:g\nLoadCredentialEncrypted=f"),
+			[]string{
+				"!" + unitDir + "bowl-x.service:3: LoadCredentialEncrypted=: systemd does not load a secret under another name than it has inside (status 243/CREDENTIALS)",
+				"?" + unitDir + "bowl-x.service:4: LoadCredentialEncrypted=: a secret of this app is called bowl.b; if nothing else puts b there, the service starts without it",
+				"?" + unitDir + "bowl-x.service:5: LoadCredential=: it gives the service what it finds undecrypted",
+				"!" + unitDir + "bowl-x.service:6: LoadCredential=: it gives the service what it finds undecrypted",
+				"!" + unitDir + "bowl-x.service:7: ImportCredential=: systemd does not import a secret under another name than it has inside, and starts the service without it",
+				"?" + unitDir + "bowl-x.service:8: ImportCredential=: it may take secrets of other apps on the host, too",
+				"?" + unitDir + "bowl-x.service:9: SetCredential=: what stands there is part of the image and can be read by everyone on the host",
+			}},
 	} {
 		var got []string
 		for _, p := range checkTree(t, tt.change).Check(t.Context(), CheckOptions{Name: "bowl", Arch: "amd64"}) {

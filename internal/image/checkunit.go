@@ -14,6 +14,7 @@ func (c *checker) unit(u Unit) {
 		c.execs(u)
 		c.folders(u)
 		c.coupling(u)
+		c.credentials(u)
 	case "socket":
 		c.starts(u)
 		c.socket(u)

@@ -128,12 +128,13 @@ func (s *Store) encrypt(ctx context.Context, credential string, value []byte) ([
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.creds, "encrypt", "--with-key=host", "--name="+credential, "-", "-")
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-	cmd.Stdin = bytes.NewReader(value)
+	cmd.Stdin = bytes.NewReader(value) // a pipe
+	cmd.WaitDelay = time.Second
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	sealed, err := cmd.Output()
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return nil, hint.Errorf("install systemd 250 or newer; Debian 13 has it", "there is no systemd-creds on this host")
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("encrypt with systemd-creds: %w", context.Cause(ctx))
