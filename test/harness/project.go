@@ -190,10 +190,20 @@ func (p *Project) Read(t testing.TB, name string) string {
 	return string(b)
 }
 
-// Write saves a file as editors do, under another name first.
+// Write saves a file of the project as editors do, under another name first.
 func (p *Project) Write(t testing.TB, name, text string) {
 	t.Helper()
-	path := filepath.Join(p.Dir, name)
+	p.write(t, filepath.Join(p.Dir, name), text)
+}
+
+// WriteHome is Write for a file of the home folder.
+func (p *Project) WriteHome(t testing.TB, name, text string) {
+	t.Helper()
+	p.write(t, filepath.Join(p.Home, name), text)
+}
+
+func (p *Project) write(t testing.TB, path, text string) {
+	t.Helper()
 	mode := fs.FileMode(0o644)
 	if old, err := os.Stat(path); err == nil {
 		mode = old.Mode().Perm()

@@ -25,7 +25,8 @@ const (
 	unit = "deployment/portable/usr/lib/systemd/system/bowl.service"
 )
 
-// TestLima is one machine: up, an edit, a changed unit, stop and start, the end.
+// TestLima is one machine: up, an edit, a changed unit, stop and start, a power
+// cut while it is taken for a server, the end.
 func TestLima(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs minutes, and -short was given")
@@ -62,6 +63,7 @@ func TestLima(t *testing.T) {
 
 	version := testWatch(t, p)
 	testStop(t, p, version)
+	testServer(t, p)
 
 	p.Must(t, "destroy", "--yes")
 	if s := p.Status(t); s.Machine.State != vm.Missing {
