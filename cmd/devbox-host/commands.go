@@ -156,14 +156,14 @@ func logs(args []string) error {
 	if *lines < 0 {
 		return wrong("--lines is a number from 0")
 	}
-	host := release.New(nil, "/") // files, no systemd
-	if err := host.Allow(rest[0]); err != nil {
-		return err
-	}
 	q := logQuery{app: rest[0], follow: *follow, lines: *lines, after: *after, json: *asJSON}
+	host := release.New(nil, "/") // files, no systemd
 	if len(rest) == 2 {
-		q.unit = rest[1]
-	} else if q.attached, err = host.Units(q.app); err != nil {
+		q.unit, err = rest[1], host.OwnUnit(q.app, rest[1])
+	} else {
+		q.attached, err = host.Units(q.app)
+	}
+	if err != nil {
 		return err
 	}
 	argv, err := q.args()

@@ -56,7 +56,7 @@ func (p *Policy) Signer(ctx context.Context, text []byte, signature string) (str
 	if err == nil {
 		err = errors.New("it names nobody")
 	}
-	return "", hint.Wrap(fmt.Errorf("the signature is not one of this app, image and settings: %w", err), "sign what is deployed: deploy it again")
+	return "", hint.Wrap(fmt.Errorf("the signature is not one of this app, image and settings: %w", err), "deploy it again, signed by a key that "+p.signers+" of the host allows for "+namespace)
 }
 
 // keygen runs `ssh-keygen -Y what` about a signature, which it reads from a

@@ -209,10 +209,12 @@ func ValidDigest(digest string) error {
 
 // ValidUnit checks that a unit's name is one that portabled installs for app:
 // the app's name, then one of - . @, and the suffix of a kind of unit that a
-// portable image may have.
+// portable image may have. A name that ends in - is none: its drop-ins would be
+// those of all units that begin so, of other apps and of the host (systemd.unit(5)).
 func ValidUnit(app, unit string) error {
 	rest, ok := strings.CutPrefix(unit, app)
-	if !ok || rest == "" || !strings.ContainsRune("-.@", rune(rest[0])) || len(unit) > maxUnit || !unitName.MatchString(unit) {
+	stem := strings.TrimSuffix(unit[:max(strings.LastIndexByte(unit, '.'), 0)], "@")
+	if !ok || strings.HasSuffix(stem, "-") || rest == "" || !strings.ContainsRune("-.@", rune(rest[0])) || len(unit) > maxUnit || !unitName.MatchString(unit) {
 		return fmt.Errorf("%q is no unit of %s: it is called %s.service, %s-NAME.socket or the like", clip(unit, maxUnit), app, app, app)
 	}
 	return nil

@@ -324,7 +324,7 @@ func TestRefusedBeforeAnythingHappens(t *testing.T) {
 		{"no such image", strings.Repeat("ab", 32), protocol.Settings{}, "no such image"},
 		{"no such profile", two, protocol.Settings{Profile: "nonetwork"}, `no portable profile "nonetwork"`},
 		{"environment of a unit that is not there", two, protocol.Settings{Env: map[string]map[string]string{"bowl-y.service": nil}}, "no such unit"},
-		{"a unit of another image", other, protocol.Settings{}, "attached already, from"},
+		{"a unit of another image", other, protocol.Settings{}, "on this host already, from"},
 	}
 	for _, tt := range tests {
 		r, err := f.activate(h, tt.digest, tt.settings)

@@ -48,7 +48,7 @@ func (h *Host) open(name string) (*app, error) {
 	if err := protocol.ValidApp(name); err != nil {
 		return nil, err
 	}
-	if err := h.Allow(name); err != nil {
+	if err := h.allow(name); err != nil {
 		return nil, err
 	}
 	return &app{Host: h, place: place{h.tree, name}, name: name}, nil

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -209,6 +210,7 @@ type built struct {
 type parts struct {
 	app   string
 	files map[string]string // path in the image -> content
+	links map[string]string // path in the image -> where it leads
 	bulk  int               // bytes that never change, as of a large second program
 	pack  image.Format      // "" is erofs
 }
@@ -242,6 +244,12 @@ func build(t testing.TB, p parts) built {
 	}
 	for name, text := range p.files {
 		write(name, []byte(text), 0o644)
+	}
+	for name, to := range p.links {
+		file := filepath.Join(tree, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.Symlink(to, file)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	staged, err := image.Stage(image.Options{Name: p.app, Dirs: []string{tree}})
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"devbox/internal/hint"
 	"devbox/internal/image"
 	"devbox/internal/protocol"
 )
@@ -99,21 +98,6 @@ func (a *app) markerPath(unit string) (string, error) {
 		return "", nil
 	}
 	return filepath.Join(a.root, from), nil
-}
-
-// foreign refuses units that another image, or a person, has installed.
-func (a *app) foreign(t target) error {
-	for _, u := range t.Units {
-		from, err := a.markerPath(u.Name)
-		if err != nil {
-			return err
-		}
-		if from != "" && from != a.attached() {
-			return hint.Errorf("detach that image first (portablectl detach "+from+"), or name the unit otherwise",
-				"unit %s is attached already, from %s", u.Name, from)
-		}
-	}
-	return nil
 }
 
 // sandboxed checks portabled's drop-ins of a unit. A service without them would

@@ -7,10 +7,10 @@ import (
 	"devbox/internal/protocol"
 )
 
-// Allow refuses an app that the host's policy does not let this user touch.
+// allow refuses an app that the host's policy does not let this user touch.
 // root may touch all of them, whatever state the policy is in: at boot nobody
 // could put it right.
-func (h *Host) Allow(name string) error {
+func (h *Host) allow(name string) error {
 	if h.isRoot() {
 		return nil
 	}

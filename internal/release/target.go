@@ -80,8 +80,11 @@ func targetOf(img *image.Image, app string, r protocol.Release) (target, error) 
 	t := target{Release: r}
 	for _, u := range units {
 		// The image may name more prefixes; only the app's own are attached.
-		if protocol.ValidUnit(app, u.Name) != nil {
+		if !image.MatchesPrefix(u.Name, app) {
 			continue
+		}
+		if err := protocol.ValidUnit(app, u.Name); err != nil {
+			return target{}, hint.Wrap(err, "rename "+u.Path+" of the image")
 		}
 		body, err := fs.ReadFile(img.FS(), u.Path)
 		if err != nil {
