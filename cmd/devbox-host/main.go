@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"devbox/internal/hint"
+	"devbox/internal/protocol"
 	"devbox/internal/release"
 )
 
@@ -44,10 +45,21 @@ func main() {
 	if cure := hint.Of(err); cure != "" {
 		fmt.Fprintln(os.Stderr, "hint:", cure)
 	}
-	if errors.Is(err, errUsage) {
-		os.Exit(2)
+	os.Exit(exitCode(err))
+}
+
+// exitPolicy is what this host's policy refuses; package deploy knows it.
+const exitPolicy = 3
+
+func exitCode(err error) int {
+	var refused *release.CodedError
+	switch {
+	case errors.Is(err, errUsage):
+		return 2
+	case errors.As(err, &refused) && refused.Code == protocol.CodePolicy:
+		return exitPolicy
 	}
-	os.Exit(1)
+	return 1
 }
 
 var errUsage = errors.New("wrong arguments")

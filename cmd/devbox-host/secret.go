@@ -56,6 +56,8 @@ func secrets(ctx context.Context, root string, args []string, in io.Reader, out 
 	return audit("removed", rest[0], rest[1])
 }
 
+// openSecrets opens the secrets of an app, if the host's policy lets the user
+// who asks touch it.
 func openSecrets(root, app string) (*secret.Store, error) {
 	units, err := release.New(nil, root).Units(app) // files, no systemd
 	if err != nil {

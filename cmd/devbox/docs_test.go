@@ -128,6 +128,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		"`devbox watch`":  {deploy.WatchEvent{}, deploy.LogLine{}},
 		"`devbox doctor`": {finding{}},
 		"`devbox check`":  {image.Problem{}},
+		"`devbox secret`": {secretReport{}},
 		"`devbox status`": {report{}, machineReport{}, deploy.Forward{}, protocol.Status{}, protocol.Release{}, protocol.UnitStatus{}},
 	} {
 		text := section(t, doc, heading)

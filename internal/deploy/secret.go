@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"devbox/internal/hint"
+	"devbox/internal/protocol"
 	"devbox/internal/provision"
 	"devbox/internal/remote"
 	"devbox/internal/secret"
@@ -107,8 +108,15 @@ func (h *Host) said(err error) error {
 		}
 		return hint.Errorf("run `"+install+"`", "devbox-host there is older than this devbox, and knows no secrets")
 	}
-	return hint.Wrap(&HostError{Text: text}, cure)
+	e := &HostError{Text: text}
+	if exit.Code == exitPolicy {
+		e.Code = protocol.CodePolicy
+	}
+	return hint.Wrap(e, cure)
 }
+
+// exitPolicy is how devbox-host exits if the host's policy refuses a command.
+const exitPolicy = 3
 
 // hostSaid finds the lines in which devbox-host tells an error and its cure.
 func hostSaid(stderr string) (text, cure string) {

@@ -126,3 +126,37 @@ END`)
 		t.Errorf("list says %q", out)
 	}
 }
+
+// What image.Check says of lines that name a secret is what systemd does.
+func TestRealLinesThatNameASecret(t *testing.T) {
+	m := realMachine(t)
+	const app = "rel-lines"
+	t.Cleanup(func() { m.sh(t, "rm -f /etc/credstore.encrypted/"+app+".*") })
+	if out, err := m.given("open sesame", m.host+" secret set "+app+" key"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, c := range []struct {
+		name, line string
+		want       string // what the service finds; "status N": it does not start
+	}{
+		{"by name", "LoadCredentialEncrypted=rel-lines.key", "rel-lines.key open sesame"},
+		{"by name and path", "LoadCredentialEncrypted=rel-lines.key:/etc/credstore.encrypted/rel-lines.key", "rel-lines.key open sesame"},
+		{"by a pattern", "ImportCredential=rel-lines.*", "rel-lines.key open sesame"},
+		{"missing", "LoadCredentialEncrypted=rel-lines.nope", ""},
+		{"missing, with its path", "LoadCredentialEncrypted=rel-lines.nope:/etc/credstore.encrypted/rel-lines.nope", "status 243"},
+		{"by another name", "LoadCredentialEncrypted=key:/etc/credstore.encrypted/rel-lines.key", "status 243"},
+		{"imported by another name", "ImportCredential=rel-lines.key:key", ""},
+		{"in a device sandbox", "LoadCredentialEncrypted=rel-lines.key\nPrivateDevices=yes", "rel-lines.key open sesame"},
+	} {
+		properties := "-p '" + strings.ReplaceAll(c.line, "\n", "' -p '") + "'"
+		got := m.sh(t, "systemd-run -q --wait --pipe -p DynamicUser=yes "+properties+
+			` sh -c 'cd "${CREDENTIALS_DIRECTORY:-/nowhere}" && for f in *; do [ ! -e "$f" ] || { echo "$f"; cat "$f"; }; done | paste -sd " "' 2>/dev/null || echo status $?`)
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	got := m.sh(t, "systemd-run -q --wait --pipe -p LoadCredential=rel-lines.key sh -c 'cat $CREDENTIALS_DIRECTORY/rel-lines.key'")
+	if got != m.sh(t, "cat /etc/credstore.encrypted/rel-lines.key") {
+		t.Errorf("LoadCredential= gives %q", got)
+	}
+}
