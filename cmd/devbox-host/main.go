@@ -29,6 +29,7 @@ const usage = `devbox-host is devbox's side on a host; it runs as root.
   devbox-host secret set APP NAME [--json]    its value on stdin, encrypted for the app's units
   devbox-host secret list APP [--json]
   devbox-host secret rm APP NAME [--force]
+  devbox-host facts APP [--updates]      what this host is, and has of the app, as JSON
   devbox-host version
 `
 
@@ -80,7 +81,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	case "version", "--version":
 		_, err := fmt.Fprintln(out, version)
 		return err
-	case "serve", "status", "recover", "forget", "logs", "secret":
+	case "serve", "status", "recover", "forget", "logs", "secret", "facts":
 	default:
 		return wrong("there is no command %q", command)
 	}
@@ -92,6 +93,9 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	}
 	if command == "secret" {
 		return secrets(ctx, "/", args, in, out)
+	}
+	if command == "facts" {
+		return reportFacts(ctx, args, out)
 	}
 	systemd, err := release.Connect()
 	if err != nil {

@@ -64,7 +64,7 @@ portable service; both are set up by the same cloud-config.
 		newUp(a), newDown(a), newDestroy(a),
 		newProvision(a),
 		newBuild(a), newCheck(a), newWatch(a),
-		newDeploy(a), newRollback(a), newReleases(a),
+		newDeploy(a), newRollback(a), newReleases(a), newDiff(a),
 		newStatus(a), newLogs(a), newSSH(a), newSecret(a),
 		newSchema(a), newVersion(a), newForward(a),
 	)

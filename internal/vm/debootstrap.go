@@ -238,3 +238,6 @@ func hostAptProxy(ctx context.Context) []string {
 	}
 	return lines
 }
+
+// BasePackages are those that machines of this package are made with.
+func BasePackages() []string { return append(slices.Clone(basePackages), diskPackages...) }

@@ -1,0 +1,140 @@
+package facts
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"devbox/internal/protocol"
+)
+
+// partTime is how long one part of the facts may take.
+const partTime = 10 * time.Second
+
+// Options say what to collect.
+type Options struct {
+	App     string
+	Apps    []string           // all that devbox runs on this host
+	History []protocol.Release // of App, newest first
+	Updates bool               // ask apt for updates, which takes it seconds
+}
+
+// host is where facts are read.
+type host struct {
+	root string // "/" but in tests
+	run  func(ctx context.Context, name string, args ...string) ([]byte, error)
+	dpkg func() (*database, error) // read once
+}
+
+func newHost(root string, run func(context.Context, string, ...string) ([]byte, error)) *host {
+	h := &host{root: root, run: run}
+	h.dpkg = sync.OnceValues(h.readDpkg)
+	return h
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.root, name) }
+
+// text is a small file's content without white space around it.
+func (h *host) text(name string) (string, error) {
+	data, err := os.ReadFile(h.path(name))
+	return strings.TrimSpace(string(data)), err
+}
+
+// there makes err nil if it says that a file is not there.
+func there(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Collect reads the facts of this host, as root.
+func Collect(ctx context.Context, o Options) *Facts {
+	f := &Facts{App: o.App, At: time.Now().UTC().Truncate(time.Second), Apps: o.Apps}
+	for i := range o.History {
+		r := &o.History[i]
+		if f.Running == nil && r.Outcome == protocol.Committed {
+			f.Running = r
+		}
+		if f.Rollback == nil && (r.Outcome != protocol.Committed || r.Of != "") {
+			f.Rollback = r
+		}
+	}
+	read := parts
+	if o.Updates {
+		read = append(read[:len(read):len(read)], part{"updates", (*host).updates})
+	}
+	newHost("/", run).collect(ctx, f, read)
+	return f
+}
+
+// part is one read of the host. Each writes fields of its own.
+type part struct {
+	name string
+	read func(*host, context.Context, *Facts) error
+}
+
+var parts = []part{
+	{"system", (*host).system},
+	{"provision", (*host).provision},
+	{"packages", (*host).packages},
+	{"files", (*host).files},
+	{"users", (*host).users},
+	{"units", (*host).units},
+	{"enabled units", (*host).enabled},
+	{"failed units", (*host).failed},
+	{"sysctls", (*host).sysctls},
+	{"sudoers", (*host).sudoers},
+	{"sshd", (*host).sshd},
+	{"ports", (*host).ports},
+	{"disks", (*host).disks},
+	{"reboot", (*host).reboot},
+	{"certificate", (*host).certificate},
+}
+
+func (h *host) collect(ctx context.Context, f *Facts, parts []part) {
+	var wg sync.WaitGroup
+	errs := make([]error, len(parts))
+	for i, p := range parts {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, partTime, fmt.Errorf("not read within %v", partTime))
+			defer cancel()
+			errs[i] = p.read(h, ctx, f)
+		})
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil {
+			f.Unknown = append(f.Unknown, Unknown{parts[i].name, err.Error()})
+		}
+	}
+}
+
+// run runs a program and returns its standard output.
+func run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root"}
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: %w", name, context.Cause(ctx))
+	}
+	if err != nil {
+		if said := strings.TrimSpace(errs.String()); said != "" {
+			first, _, _ := strings.Cut(said, "\n")
+			err = fmt.Errorf("%w: %.200s", err, first)
+		}
+		return out.Bytes(), fmt.Errorf("%s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
