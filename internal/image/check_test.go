@@ -144,9 +144,9 @@ func TestCheck(t *testing.T) {
 			[]string{"!" + unitDir + "bowl-x.service:3: WorkingDirectory=: /srv/x is not a folder in the image: the start fails with status 200/CHDIR"}},
 		{"shared state", service("ExecStart=/usr/bin/bowl\nDynamicUser=1\nStateDirectory=bowl"),
 			[]string{"!" + unitDir + "bowl-x.service: StateDirectory=: /var/lib/bowl is shared with bowl-restore.service, which runs as another user (bowl, not bowl-x)"}},
-		{"secrets as they are meant", service("ExecStart=/usr/bin/bowl\nLoadCredentialEncrypted=bowl.a\nLoadCredentialEncrypted=bowl.b:/etc/credstore.encrypted/bowl.b\n"+
+		{"secrets as they are meant", service("ExecStart=/usr/bin/bowl\nLoadCredentialEncrypted=bowl.a\nLoadCredentialEncrypted=bowl.b:/etc/credstore.encrypted/bowl.b\n" +
 			"LoadCredentialEncrypted=c:/srv/c\nLoadCredential=d\nImportCredential=bowl.*\nImportCredential=ssh.*:s"), nil},
-		{"secrets by other names", service("ExecStart=/usr/bin/bowl\nLoadCredentialEncrypted=a:bowl.a\nLoadCredentialEncrypted=b\nLoadCredential=bowl.c\n"+
+		{"secrets by other names", service("ExecStart=/usr/bin/bowl\nLoadCredentialEncrypted=a:bowl.a\nLoadCredentialEncrypted=b\nLoadCredential=bowl.c\n" +
 			"LoadCredential=d:/etc/credstore.encrypted/x\nImportCredential=bowl.*:e\nImportCredential=b*\nSetCredential=f:g\nLoadCredentialEncrypted=f"),
 			[]string{
 				"!" + unitDir + "bowl-x.service:3: LoadCredentialEncrypted=: systemd does not load a secret under another name than it has inside (status 243/CREDENTIALS)",
