@@ -31,6 +31,7 @@ func (h *Host) Activate(ctx context.Context, req protocol.Activate, event func(p
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
+	h.shelter(ctx, req.App)
 	if _, err := a.recover(ctx, Online); err != nil {
 		return fmt.Errorf("finish what was interrupted: %w", err)
 	}
@@ -212,6 +213,7 @@ func (act *activation) serving() string {
 func (act *activation) answer(r protocol.Result) {
 	r.Release = act.to.Release.ID
 	r.Plan, r.Phases = act.plan.Public, act.rep.phases
+	act.noteResult(act.name, act.to.Release, r)
 	act.rep.event(protocol.Event{Result: &r, Done: true})
 }
 

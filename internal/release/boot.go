@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,8 +19,10 @@ import (
 // done with files alone, those that the journal has, and PID 1.
 func (a *app) undoAtBoot(ctx context.Context, j *journal) error {
 	if j.From != nil {
-		if _, err := os.Stat(a.image(short(j.From.Digest))); err != nil {
-			return errors.Join(fmt.Errorf("%w: %s", errNoImage, short(j.From.Digest)), err)
+		if _, err := os.Stat(a.image(short(j.From.Digest))); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %s", errNoImage, short(j.From.Digest))
+		} else if err != nil {
+			return err
 		}
 		if j.Plan.Reload && j.Files == nil {
 			return hint.Errorf("run `devbox-host recover` once the host is up", "the journal has no unit files: it is that of an older devbox-host")
@@ -59,14 +62,14 @@ func (a *app) putImageBack(j *journal) error {
 }
 
 // requeue brings the jobs that systemd made of the files it found when it
-// started in line with those that are there now. It waits for none of them:
-// they wait for sysinit.target, which waits for this process.
+// started in line with those that are there now. It does not wait for what it
+// starts, which waits for sysinit.target, which waits for this process.
 func (a *app) requeue(ctx context.Context, j *journal, units map[string]bool) error {
-	var stop, again []string
-	wanted, err := a.wantedAtBoot(ctx, j)
+	start, err := a.wantedAtBoot(ctx, j)
 	if err != nil {
 		return err
 	}
+	var stop []string
 	for unit := range units {
 		names := []string{unit}
 		if isTemplate(unit) {
@@ -74,32 +77,30 @@ func (a *app) requeue(ctx context.Context, j *journal, units map[string]bool) er
 				return err
 			}
 		}
-		_, err := os.Lstat(a.unit(unit))
+		_, gone := os.Lstat(a.unit(unit))
 		for _, name := range names {
-			st, serr := a.sys.Unit(ctx, name)
+			st, err := a.sys.Unit(ctx, name)
 			switch {
-			case serr != nil:
-				return serr
-			case err != nil && (st.Queued || !st.gone()):
+			case err != nil:
+				return err
+			case !st.gone(): // it has not waited: it may have DefaultDependencies=no
 				stop = append(stop, name)
-			case err == nil && !st.gone(): // it did not wait: it may have DefaultDependencies=no
-				again = append(again, name)
+				if gone == nil {
+					start[name] = true
+				}
+			case gone != nil && st.Queued:
+				stop = append(stop, name)
 			}
 		}
 	}
+	slices.Sort(stop) // x.service before x.socket, as ever: all are asked at once
+	if err := a.stop(ctx, stop, stopGrace); err != nil {
+		return err
+	}
 	var errs []error
-	for _, step := range []struct {
-		verb  Verb
-		units []string
-	}{{Stop, stop}, {Restart, again}, {Start, wanted}} {
-		slices.SortFunc(step.units, socketsFirst)
-		for _, unit := range step.units {
-			if step.verb == Start && slices.Contains(again, unit) {
-				continue
-			}
-			if _, err := a.sys.Queue(ctx, step.verb, unit); err != nil {
-				errs = append(errs, &fault{unit: unit, cause: err.Error()})
-			}
+	for _, unit := range slices.SortedFunc(maps.Keys(start), socketsFirst) {
+		if _, err := a.sys.Queue(ctx, Start, unit); err != nil {
+			errs = append(errs, &fault{unit: unit, cause: err.Error()})
 		}
 	}
 	return errors.Join(errs...)
@@ -117,7 +118,7 @@ func socketsFirst(x, y string) int {
 
 // wantedAtBoot finds the units that another one wants which is up, or on its
 // way up: what this boot would have started had it found the files of before.
-func (a *app) wantedAtBoot(ctx context.Context, j *journal) ([]string, error) {
+func (a *app) wantedAtBoot(ctx context.Context, j *journal) (map[string]bool, error) {
 	wanted := map[string]bool{}
 	for _, f := range j.Files {
 		by, ok := wantedBy(f.Path)
@@ -132,7 +133,7 @@ func (a *app) wantedAtBoot(ctx context.Context, j *journal) ([]string, error) {
 			wanted[filepath.Base(f.Path)] = true
 		}
 	}
-	return slices.Collect(maps.Keys(wanted)), nil
+	return wanted, nil
 }
 
 // wantedBy is the unit in whose folder a link is: multi-user.target for

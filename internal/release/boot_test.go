@@ -153,7 +153,7 @@ func TestRecoverAtBoot(t *testing.T) {
 			if env, _ := os.ReadFile(a.place.env()); !sameFile(a.attached(), a.image(short(first))) || !strings.Contains(string(env), "DEVBOX_RELEASE=r1") {
 				t.Errorf("image or environment are not r1's: %s", env)
 			}
-			jobs := []string{"reload", "stop bowl-new.service", "restart bowl.socket", "start bowl-side.service", "start bowl.service"}
+			jobs := []string{"reload", "stop bowl-new.service", "stop bowl.socket", "start bowl.socket", "start bowl-side.service", "start bowl.service"}
 			if !slices.Equal(f.did, jobs) {
 				t.Errorf("did %v, want %v", f.did, jobs)
 			}

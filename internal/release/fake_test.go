@@ -32,8 +32,11 @@ type fake struct {
 	// results of jobs that are not "done", each once.
 	results map[string][]string
 	// then has what a unit is when it is looked at next, the last for good.
-	then    map[string][]UnitState
-	halfway bool // the next attach leaves a service without its drop-ins
+	then     map[string][]UnitState
+	notes    []Note
+	shelters int
+	exposed  error // what Shelter returns
+	halfway  bool  // the next attach leaves a service without its drop-ins
 }
 
 func newFake(t *testing.T) *fake {
@@ -164,6 +167,10 @@ func (f *fake) Try(context.Context, string, string, []string) error {
 	f.t.Error("there is no health command here")
 	return nil
 }
+
+func (f *fake) Shelter(context.Context, string) error { f.shelters++; return f.exposed }
+
+func (f *fake) Note(n Note) { f.notes = append(f.notes, n) }
 
 func (f *fake) Log(_ context.Context, _, invocation string, _ int) ([]string, error) {
 	return []string{"log of " + invocation}, nil

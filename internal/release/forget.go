@@ -25,6 +25,7 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
+	h.shelter(ctx, name)
 	if err := a.dismantle(context.WithoutCancel(ctx), nil); err != nil {
 		return err
 	}
@@ -39,7 +40,11 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 		return err
 	}
 	crashpoint("forgotten")
-	return os.RemoveAll(a.dir())
+	if err := os.RemoveAll(a.dir()); err != nil {
+		return err
+	}
+	h.sys.Note(Note{App: name, Outcome: forgotten, Text: "taken off this host"})
+	return nil
 }
 
 // dismantle stops all units of the app, and those that only an interrupted

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"devbox/internal/protocol"
@@ -24,9 +25,10 @@ import (
 
 // Host is this machine, as far as releases go.
 type Host struct {
-	sys  System
-	tree string
-	user string // who asks, "" or "root" for root itself
+	sys       System
+	tree      string
+	user      string // who asks, "" or "root" for root itself
+	sheltered sync.Once
 }
 
 // New makes a Host of a systemd and of the file tree below root, which is "/".

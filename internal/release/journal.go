@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"devbox/internal/hint"
 	"devbox/internal/protocol"
 )
 
@@ -69,8 +70,11 @@ func (a *app) readState() (state, error) {
 func (a *app) readJournal() (*journal, error) {
 	var j journal
 	there, err := readJSON(a.place.journal(), &j)
-	if err != nil || !there {
-		return nil, err
+	if err != nil {
+		return nil, hint.Wrap(err, "look at what runs; to make it the release of state.json, delete that file and run `devbox-host recover`")
+	}
+	if !there {
+		return nil, nil
 	}
 	return &j, nil
 }

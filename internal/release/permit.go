@@ -18,14 +18,14 @@ func (h *Host) allow(name string) error {
 	if err != nil {
 		return err
 	}
-	return refused(p.App(name, h.user))
+	return forbidden(p.App(name, h.user))
 }
 
 func (h *Host) isRoot() bool { return h.user == "" || h.user == "root" }
 
 func (h *Host) policy() (*policy.Policy, error) {
 	p, err := policy.Load(h.tree)
-	return p, refused(err)
+	return p, forbidden(err)
 }
 
 // permit refuses to run what the policy does not allow, to root as well, and
@@ -37,21 +37,21 @@ func (a *app) permit(ctx context.Context, r protocol.Release) (signer string, er
 		return "", err
 	}
 	if err := p.App(a.name, a.user); err != nil {
-		return "", refused(err)
+		return "", forbidden(err)
 	}
 	if err := p.Profile(a.name, target{Release: r}.profile()); err != nil {
-		return "", refused(err)
+		return "", forbidden(err)
 	}
 	text, err := protocol.SignedText(a.name, r.Digest, r.Settings)
 	if err != nil {
 		return "", err
 	}
 	signer, err = p.Signer(ctx, text, r.Signature)
-	return signer, refused(err)
+	return signer, forbidden(err)
 }
 
-// refused gives an error the code by which the client knows it for the policy's.
-func refused(err error) error {
+// forbidden gives an error the code by which the client knows it for the policy's.
+func forbidden(err error) error {
 	if err == nil {
 		return nil
 	}

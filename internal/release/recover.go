@@ -78,6 +78,9 @@ func (h *Host) Recover(ctx context.Context, name string, when When) ([]string, e
 	}
 	defer unlock()
 	ctx = context.WithoutCancel(ctx)
+	if when == Online {
+		h.shelter(ctx, name)
+	}
 	var done []string
 	text, err := a.recover(ctx, when)
 	if text != "" {
@@ -92,7 +95,9 @@ func (h *Host) Recover(ctx context.Context, name string, when When) ([]string, e
 	}
 	p, err := a.restore(ctx, *st.Current, nil, newReport(nil), DownRestart)
 	for _, u := range p.Public.Restart {
-		done = append(done, "restarted "+u.Unit+": "+u.Why)
+		text := "restarted " + u.Unit + ": " + u.Why
+		done = append(done, text)
+		h.sys.Note(Note{App: name, Text: text, Release: st.Current.ID, Outcome: recovered})
 	}
 	return done, err
 }
@@ -100,6 +105,17 @@ func (h *Host) Recover(ctx context.Context, name string, when When) ([]string, e
 // recover deals with a journal that an interrupted activation left, and with
 // unit files that are not what the current release wants.
 func (a *app) recover(ctx context.Context, when When) (string, error) {
+	text, err := a.putRight(ctx, when)
+	if text != "" {
+		a.sys.Note(Note{App: a.name, Text: text, Outcome: recovered})
+	}
+	if err != nil {
+		a.sys.Note(Note{App: a.name, Text: "cannot be recovered: " + err.Error(), Outcome: protocol.Failed})
+	}
+	return text, err
+}
+
+func (a *app) putRight(ctx context.Context, when When) (string, error) {
 	st, err := a.readState()
 	if err != nil {
 		return "", err
@@ -108,7 +124,11 @@ func (a *app) recover(ctx context.Context, when When) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	switch judge(st, j) {
+	found := judge(st, j)
+	if found != nothing && when == Online {
+		a.shelter(ctx, a.name)
+	}
+	switch found {
 	case complete:
 		return "completed " + j.To.ID, a.finish(st, *st.Current, protocol.Committed)
 	case undo:
@@ -164,6 +184,7 @@ func (a *app) repairFiles(ctx context.Context, cur protocol.Release) (string, er
 	if !p.Switch && !p.Reload {
 		return "", nil
 	}
+	a.shelter(ctx, a.name)
 	text := "put the unit files and the image of " + cur.ID + " back in place"
 	if err := a.carryOut(ctx, t, &p, newReport(nil)); undone(err) {
 		text += ", but it is not well: " + err.Error()

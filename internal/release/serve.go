@@ -21,7 +21,7 @@ func (h *Host) Serve(ctx context.Context, in io.Reader, out io.Writer, build str
 	// Preparing the next image is not to end half-way, and not to be waited for.
 	defer s.background.Wait()
 	for ctx.Err() == nil {
-		req, err := protocol.ReadRequest(s.in)
+		req, err := s.next(ctx)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -51,6 +51,26 @@ type session struct {
 	answered   bool
 }
 
+// next reads a request. It does not wait for one when ctx has ended: a host that
+// is shut down would wait for the client.
+func (s *session) next(ctx context.Context) (protocol.Request, error) {
+	type result struct {
+		protocol.Request
+		err error
+	}
+	read := make(chan result, 1)
+	go func() {
+		req, err := protocol.ReadRequest(s.in)
+		read <- result{req, err}
+	}()
+	select {
+	case r := <-read:
+		return r.Request, r.err
+	case <-ctx.Done():
+		return protocol.Request{}, io.EOF
+	}
+}
+
 // lost says whether after err it is unknown where the next request begins.
 func (s *session) lost(req protocol.Request, err error) bool {
 	var coded *CodedError
@@ -65,6 +85,7 @@ func (s *session) send(e protocol.Event) {
 }
 
 func (s *session) fail(err error) {
+	s.host.sys.Note(Note{App: s.app, Text: "refused: " + err.Error(), Outcome: refused})
 	if s.answered {
 		return // what failed came after the answer: the next session finds it
 	}

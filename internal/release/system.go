@@ -38,6 +38,11 @@ type System interface {
 	// for it, with env ("NAME=value") in its environment, and returns an error if
 	// it did not exit 0.
 	Try(ctx context.Context, name, command string, env []string) error
+	// Shelter moves this process into a unit of its own, so that it goes on when
+	// the session ends, or is ended, that has started it.
+	Shelter(ctx context.Context, app string) error
+	// Note writes an entry to the host's journal.
+	Note(Note)
 	// Log returns the last lines of one invocation of a unit, oldest first.
 	Log(ctx context.Context, unit, invocation string, lines int) ([]string, error)
 }

@@ -13,6 +13,42 @@ import (
 
 var tries atomic.Int64
 
+// shutdownTime is what an activation has to come to its end when the host is
+// shut down. One that takes longer is undone at boot.
+const shutdownTime = time.Minute
+
+func property(name string, value any) sd.Property {
+	return sd.Property{Name: name, Value: dbus.MakeVariant(value)}
+}
+
+// Shelter implements [System]: the process moves to a scope, away from those of
+// sshd and the login session.
+func (s *Systemd) Shelter(ctx context.Context, app string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	pid := os.Getpid()
+	scope := fmt.Sprintf("devbox-%s-%d.scope", app, pid)
+	props := []sd.Property{
+		property("Description", "devbox-host, at work on "+app),
+		property("PIDs", []uint32{uint32(pid)}),
+		property("CollectMode", "inactive-or-failed"),
+		property("TimeoutStopUSec", uint64(shutdownTime.Microseconds())),
+	}
+	ch := make(chan string, 1)
+	if _, err := s.conn.StartTransientUnitContext(ctx, scope, "fail", props, ch); err != nil {
+		return fmt.Errorf("start %s: %w", scope, err)
+	}
+	select {
+	case result := <-ch:
+		if result != "done" {
+			return fmt.Errorf("start %s: %s", scope, result)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("start %s: %w", scope, ctx.Err())
+	}
+}
+
 // execCommand is an entry of ExecStartEx, a(sasas) in org.freedesktop.systemd1(5).
 type execCommand struct {
 	Path  string
@@ -27,23 +63,20 @@ func (s *Systemd) Try(ctx context.Context, name, command string, env []string) e
 	if at, ok := ctx.Deadline(); ok {
 		limit = max(time.Until(at), time.Millisecond)
 	}
-	set := func(name string, value any) sd.Property {
-		return sd.Property{Name: name, Value: dbus.MakeVariant(value)}
-	}
 	props := []sd.Property{
-		set("Description", "devbox health check"),
-		set("Type", "oneshot"),
-		set("DynamicUser", true),
-		set("ProtectSystem", "strict"),
-		set("ProtectHome", "yes"),
-		set("PrivateDevices", true),
-		set("NoNewPrivileges", true),
-		set("CapabilityBoundingSet", uint64(0)),
-		set("Environment", env),
-		set("TimeoutStartUSec", uint64(limit.Microseconds())),
-		set("TimeoutStopUSec", uint64(time.Second.Microseconds())),
+		property("Description", "devbox health check"),
+		property("Type", "oneshot"),
+		property("DynamicUser", true),
+		property("ProtectSystem", "strict"),
+		property("ProtectHome", "yes"),
+		property("PrivateDevices", true),
+		property("NoNewPrivileges", true),
+		property("CapabilityBoundingSet", uint64(0)),
+		property("Environment", env),
+		property("TimeoutStartUSec", uint64(limit.Microseconds())),
+		property("TimeoutStopUSec", uint64(time.Second.Microseconds())),
 		// sh is the one to expand what the command has of $.
-		set("ExecStartEx", []execCommand{{"/bin/sh", []string{"/bin/sh", "-c", command}, []string{"no-env-expand"}}}),
+		property("ExecStartEx", []execCommand{{"/bin/sh", []string{"/bin/sh", "-c", command}, []string{"no-env-expand"}}}),
 	}
 	ch := make(chan string, 1)
 	if _, err := s.conn.StartTransientUnitContext(ctx, unit, "replace", props, ch); err != nil {
