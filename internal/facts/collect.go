@@ -59,21 +59,28 @@ func there(err error) error {
 // Collect reads the facts of this host, as root.
 func Collect(ctx context.Context, o Options) *Facts {
 	f := &Facts{App: o.App, At: time.Now().UTC().Truncate(time.Second), Apps: o.Apps}
-	for i := range o.History {
-		r := &o.History[i]
-		if f.Running == nil && r.Outcome == protocol.Committed {
-			f.Running = r
-		}
-		if f.Rollback == nil && (r.Outcome != protocol.Committed || r.Of != "") {
-			f.Rollback = r
-		}
-	}
+	f.Running, f.Rollback = fromHistory(o.History)
 	read := parts
 	if o.Updates {
 		read = append(read[:len(read):len(read)], part{"updates", (*host).updates})
 	}
 	newHost("/", run).collect(ctx, f, read)
 	return f
+}
+
+// fromHistory finds what runs, and the last release that was not kept or that
+// brought back an older one.
+func fromHistory(newestFirst []protocol.Release) (running, rollback *protocol.Release) {
+	for i := range newestFirst {
+		r := &newestFirst[i]
+		if running == nil && r.Outcome == protocol.Committed {
+			running = r
+		}
+		if rollback == nil && (r.Outcome != protocol.Committed || r.Of != "") {
+			rollback = r
+		}
+	}
+	return running, rollback
 }
 
 // part is one read of the host. Each writes fields of its own.

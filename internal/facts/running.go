@@ -15,6 +15,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -194,6 +195,9 @@ func parseSockets(out []byte) (map[string]string, error) {
 	return all, nil
 }
 
+// kernelRelease is that of a kernel, as linux-image-amd64 and -dbg have none.
+var kernelRelease = regexp.MustCompile(`^[0-9].*(amd64|arm64)$`)
+
 // reboot says why the host should be rebooted. /run/reboot-required is there
 // only where a package such as unattended-upgrades writes it; kernels are
 // compared where the running one is the host's own, so not in a container.
@@ -225,8 +229,8 @@ func (h *host) reboot(ctx context.Context, f *Facts) error {
 	}
 	for name, p := range db.packages {
 		release, ok := strings.CutPrefix(name, "linux-image-")
-		if !ok || release == running || release == "" || release[0] < '0' || release[0] > '9' {
-			continue // linux-image-amd64 is no kernel of its own
+		if !ok || release == running || !kernelRelease.MatchString(release) {
+			continue
 		}
 		if _, err := h.run(ctx, "dpkg", "--compare-versions", p.Version, "gt", own.Version); err == nil {
 			f.Reboot = append(f.Reboot, fmt.Sprintf("the kernel %s is installed, %s runs", release, running))
