@@ -46,12 +46,15 @@ func (c *comparison) users() {
 	}
 	declared := slices.Collect(maps.Keys(c.repo.Users))
 	for _, name := range keys(c, func(f *facts.Facts) map[string]facts.User { return f.Users }, declared...) {
-		c.user(name)
-		c.userKeys(name)
+		if c.user(name) {
+			c.userKeys(name)
+		}
 	}
 }
 
-func (c *comparison) user(name string) {
+// user tells whether the keys of the user matter: not where it is missing.
+func (c *comparison) user(name string) (everywhere bool) {
+	everywhere = true
 	account := func(f *facts.Facts) string {
 		u, ok := f.Users[name]
 		if !ok {
@@ -73,6 +76,7 @@ func (c *comparison) user(name string) {
 	case declared:
 		for _, h := range c.hosts() {
 			if account(h.Facts) == "" {
+				everywhere = false
 				r.repo, r.cure = "declared", commands([]*Host{h}, func(h *Host) string { return h.Provision })
 			}
 		}
@@ -89,6 +93,7 @@ func (c *comparison) user(name string) {
 		r.cure = "make it the same by hand, or add it to `users` of " + c.repo.CloudConfig
 	}
 	c.add(r)
+	return everywhere
 }
 
 // userKeys are who may log in as a user.

@@ -16,6 +16,8 @@ import (
 // flavour is what distinguishes Debian's kernels of one version.
 var flavour = regexp.MustCompile(`-(cloud-|rt-|generic-)?(amd64|arm64)$`)
 
+const update = "bring both up to date: apt-get update && apt-get upgrade"
+
 func (c *comparison) system() {
 	if !c.read(system, "system") {
 		return
@@ -26,7 +28,6 @@ func (c *comparison) system() {
 		r.dev, r.target = value(c.dev, get), value(c.target, get)
 		c.add(r)
 	}
-	update := "bring both up to date: apt-get update && apt-get upgrade"
 	add("distribution", func(s *facts.System) string { return s.OS }, row{cure: "make the older one anew from the newer release"})
 	add("point release", func(s *facts.System) string { return s.Point }, row{cure: update})
 	add("systemd", func(s *facts.System) string { return s.Systemd }, row{cure: update})
@@ -220,7 +221,7 @@ func (c *comparison) packages() {
 			r.expect = extra(only, name)
 			r.cure = fmt.Sprintf("add it to `packages` of %s, or on %s: apt-get purge %s", c.repo.CloudConfig, only.Name, name)
 		default:
-			r.cure = "on both: apt-get update && apt-get install --only-upgrade " + name
+			r.cure = update
 		}
 		c.add(r)
 	}

@@ -54,8 +54,11 @@ func textOf(group []Difference, n Names, all bool) []string {
 	}
 	lines := []string{group[0].Group}
 	for i, d := range shown {
-		lines = append(lines, fmt.Sprintf("  %s  %s", pad(d.What, width), sides(d, n)))
+		lines = append(lines, strings.TrimRight(fmt.Sprintf("  %s  %s", pad(d.What, width), sides(d, n)), " "))
 		note := d.Cure
+		if note != "" {
+			note = "hint: " + note
+		}
 		if d.Kind != Drift {
 			note = d.Kind + ": " + d.Why
 		}
