@@ -3,6 +3,7 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"devbox/internal/image"
@@ -76,5 +77,5 @@ func (e *HostError) Busy() bool { return e.Code == protocol.CodeBusy }
 
 // Refused tells whether the host will not do what was asked, and has not begun.
 func (e *HostError) Refused() bool {
-	return e.Code == protocol.CodePolicy || e.Code == protocol.CodeNoRelease
+	return slices.Contains([]string{protocol.CodePolicy, protocol.CodeNoRelease, protocol.CodeNoSecret}, e.Code)
 }

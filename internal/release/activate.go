@@ -10,6 +10,7 @@ import (
 	"devbox/internal/hint"
 	"devbox/internal/image"
 	"devbox/internal/protocol"
+	"devbox/internal/secret"
 )
 
 // Activate makes a received image what the app runs, or leaves what ran before
@@ -106,6 +107,11 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	}
 	if err := a.foreign(act.to); err != nil {
 		return nil, err
+	}
+	if !act.same {
+		if err := secret.Check(a.root, a.name, act.to.images()); err != nil {
+			return nil, &CodedError{protocol.CodeNoSecret, err}
+		}
 	}
 	if act.seen, err = a.observe(ctx, act.to); err != nil {
 		return nil, err
