@@ -57,12 +57,14 @@ func (h *Host) Name() string {
 	return "the dev machine"
 }
 
-// RestartCommand is what makes services of this host take new values.
+// RestartCommand is what has services of this host take new values. It ships
+// nothing: a deploy would bring whatever the working tree holds now.
 func (h *Host) RestartCommand(units []string) string {
+	args := []string{"devbox", "ssh"}
 	if h.target != nil {
-		return "devbox deploy " + h.target.Name + " --restart-all"
+		args = append(args, h.target.Name)
 	}
-	return "devbox ssh sudo systemctl restart " + remote.Quote(units...)
+	return remote.Quote(append(append(args, "sudo", "systemctl", "restart"), units...)...)
 }
 
 // secret runs one of devbox-host's commands about secrets.

@@ -36,7 +36,7 @@ func TestWhatTheHostSaysOfASecret(t *testing.T) {
 	if got := dev.RestartCommand([]string{"a.service", "b@1.service"}); got != "devbox ssh sudo systemctl restart a.service b@1.service" {
 		t.Error(got)
 	}
-	if got := prod.RestartCommand([]string{"a.service"}); got != "devbox deploy prod --restart-all" {
+	if got := prod.RestartCommand([]string{"a.service"}); got != "devbox ssh prod sudo systemctl restart a.service" {
 		t.Error(got)
 	}
 }

@@ -61,7 +61,7 @@ func (s *Store) Set(ctx context.Context, name string, value []byte) error {
 		if errors.Is(err, unix.EROFS) {
 			err = hint.Wrap(err, "mount the host's file system for writing again; `dmesg` tells why it is not")
 		}
-		return fmt.Errorf("set the secret %s of %s, which stays as it was: %w", name, s.app, err)
+		return fmt.Errorf("set the secret %s of %s: %w", name, s.app, err)
 	}
 	return nil
 }
@@ -176,7 +176,10 @@ func (s *Store) replace(name string, sealed []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	return syncPath(s.dir())
+	if err := syncPath(s.dir()); err != nil {
+		return fmt.Errorf("the new value is in place, but a power cut may bring the one before back: %w", err)
+	}
+	return nil
 }
 
 // syncPath puts a file or folder on disk.

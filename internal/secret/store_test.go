@@ -121,7 +121,7 @@ func TestSetThatFails(t *testing.T) {
 		{name: "no value", secret: "k", want: "the value is empty"},
 		{name: "a large value", secret: "k", value: strings.Repeat("x", MaxValue+1), want: "more than 64 KiB"},
 		{name: "systemd-creds is missing", secret: "k", value: "x", creds: "/nonexistent", want: "there is no systemd-creds", hint: "install systemd"},
-		{name: "systemd-creds fails", secret: "k", value: "hunter2", creds: "cat >/dev/null; echo no key >&2; exit 1", want: "which stays as it was: encrypt with systemd-creds: exit status 1: no key"},
+		{name: "systemd-creds fails", secret: "k", value: "hunter2", creds: "cat >/dev/null; echo no key >&2; exit 1", want: "set the secret k of bowl: encrypt with systemd-creds: exit status 1: no key"},
 		{name: "a full disk under the key", secret: "k", value: "x", creds: "echo 'Failed to write: No space left on device' >&2; exit 1", want: "no space left", hint: "free some space", because: unix.ENOSPC},
 		{name: "it prints nothing", secret: "k", value: "x", creds: "cat >/dev/null", want: "it printed nothing"},
 		{name: "interrupted", secret: "k", value: "x", ctx: interrupted, creds: "exec sleep 60", want: "interrupted"},
