@@ -22,14 +22,13 @@ func TestSetWithoutADisk(t *testing.T) {
 		want   error
 		advice string
 	}{
-		{"full", func(t *testing.T, d smalldisk.Disk) { d.Resize(t, 16<<10) }, func(t *testing.T, d smalldisk.Disk) { d.Resize(t, 1<<20) }, unix.ENOSPC, "free some space"},
+		{"full", func(t *testing.T, d smalldisk.Disk) { d.Resize(t, 12<<10) }, func(t *testing.T, d smalldisk.Disk) { d.Resize(t, 1<<20) }, unix.ENOSPC, "free some space"},
 		{"read-only", func(t *testing.T, d smalldisk.Disk) { remount(t, d, unix.MS_RDONLY) }, func(t *testing.T, d smalldisk.Disk) { remount(t, d, 0) }, unix.EROFS, "mount the host's"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := on(t, nil)
 			disk := smalldisk.Mount(t, 1<<20)
 			write(t, disk.Dir, "etc/hostname", "host")
-			write(t, disk.Dir, "var/lib/systemd/credential.secret", "the host's key")
 			s.root = disk.Dir
 			before := strings.Repeat("a", 100)
 			if err := s.Set(t.Context(), "k", []byte(before)); err != nil {

@@ -47,9 +47,6 @@ func (s *Store) dir() string { return filepath.Join(s.root, image.CredStore) }
 
 func (s *Store) file(name string) string { return filepath.Join(s.dir(), Credential(s.app, name)) }
 
-// hostKey is what systemd-creds encrypts with (systemd-creds(1), setup).
-func (s *Store) hostKey() string { return filepath.Join(s.root, "var/lib/systemd/credential.secret") }
-
 // Set encrypts value and keeps it as the secret name, over one that is there.
 // An interruption at any instant leaves the value before or the new one.
 func (s *Store) Set(ctx context.Context, name string, value []byte) error {
@@ -82,12 +79,6 @@ func (s *Store) set(ctx context.Context, name string, value []byte) error {
 	sealed, err := s.encrypt(ctx, Credential(s.app, name), value)
 	if err != nil {
 		return err
-	}
-	// systemd-creds may just have made the key, and does not sync it.
-	for _, made := range []string{s.hostKey(), filepath.Dir(s.hostKey())} {
-		if err := syncPath(made); err != nil {
-			return err
-		}
 	}
 	return s.replace(name, sealed)
 }
@@ -123,6 +114,7 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 // encrypt has systemd-creds seal value under a name. The host's key alone is
 // used: a TPM's registers, and on rented machines the TPM itself, change with
 // what the provider does, and no secret could be read then at the next boot.
+// Where the host has no key yet, systemd-creds makes and syncs one.
 func (s *Store) encrypt(ctx context.Context, credential string, value []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

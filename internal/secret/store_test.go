@@ -26,7 +26,6 @@ func on(t *testing.T, units map[string]string) *Store {
 		write(t, root, "etc/systemd/system.attached/"+name, body)
 		names = append(names, name)
 	}
-	write(t, root, "var/lib/systemd/credential.secret", "the host's key")
 	write(t, root, "etc/hostname", "host")
 	write(t, root, "var/lib/devbox/bowl/state.json", "{}")
 	write(t, root, "var/lib/devbox/shop/state.json", "{}")
