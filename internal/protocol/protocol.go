@@ -152,7 +152,7 @@ const (
 	CodeProtocol    = "protocol"     // install the matching devbox-host
 	CodeNoRelease   = "no-release"   // of an Activate: the history has no such release, or its image is gone
 	CodePolicy      = "policy"       // the host's policy forbids it
-	CodeNoSecret    = "no-secret"    // of an Activate: a unit names a secret that is not set
+	CodeNoSecret    = "no-secret"    // of an Activate: a unit names a secret that is not set, or another app's
 )
 
 // Welcome answers Hello.

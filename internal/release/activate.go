@@ -108,6 +108,7 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if err := a.foreign(act.to); err != nil {
 		return nil, err
 	}
+	// What runs already has been started with what it has.
 	if !act.same {
 		if err := secret.Check(a.root, a.name, act.to.images()); err != nil {
 			return nil, &CodedError{protocol.CodeNoSecret, err}

@@ -127,6 +127,51 @@ END`)
 	}
 }
 
+// A release whose unit names a secret that is not set, or another app's, is
+// refused before anything is touched, and the cause said.
+func TestRealSecretMissingAtADeploy(t *testing.T) {
+	m := realMachine(t)
+	const app, port, unit = "rel-nosecret", 18122, "rel-nosecret.service"
+	m.fresh(t, app)
+	t.Cleanup(func() { m.sh(t, "rm -f /etc/credstore.encrypted/"+app+".* /etc/credstore.encrypted/rel-other.*; rm -rf /var/lib/devbox/rel-other") })
+	c := m.serve(t, "")
+	c.hello(app)
+	old := build(t, standard(app, port))
+	c.deploy(app, old, protocol.Settings{}, protocol.Committed)
+	pid := m.pid(t, unit)
+	naming := func(line string) built {
+		return build(t, standard(app, port).with("usr/lib/systemd/system/"+unit, strings.Replace(fmt.Sprintf(appService, app), "[Install]", line+"\n[Install]", 1)))
+	}
+	wants := naming("LoadCredentialEncrypted=" + app + ".key")
+	if a := c.receive(app, wants, nil); a.Error != "" {
+		t.Fatal(a.Error)
+	}
+	a := c.activate(app, wants, protocol.Settings{})
+	if a.Result != nil || a.Error != unit+" wants the secret key, which is not set on this host" || a.Hint != "run `devbox secret set [TARGET] key`" {
+		t.Errorf("without the secret: %+v", a.Event)
+	}
+	m.sh(t, "mkdir -p /var/lib/devbox/rel-other")
+	if out, err := m.given("x", m.host+" secret set rel-other key"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	stolen := naming("LoadCredentialEncrypted=rel-other.key")
+	if a := c.receive(app, stolen, nil); a.Error != "" {
+		t.Fatal(a.Error)
+	}
+	if a := c.activate(app, stolen, protocol.Settings{}); a.Error != unit+" takes rel-other.key, which is a secret of the app rel-other" {
+		t.Errorf("with another app's secret: %+v", a.Event)
+	}
+	if got := m.get(t, port); !strings.HasPrefix(got, "one "+old.digest[:12]+" r1") || m.pid(t, unit) != pid {
+		t.Errorf("what ran was touched: %q", got)
+	}
+	if out, err := m.given("x", m.host+" secret set "+app+" key"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if a := c.activate(app, wants, protocol.Settings{}); a.Result == nil || a.Result.Outcome != protocol.Committed {
+		t.Errorf("with the secret: %+v", a.Event)
+	}
+}
+
 // What image.Check says of lines that name a secret is what systemd does.
 func TestRealLinesThatNameASecret(t *testing.T) {
 	m := realMachine(t)
