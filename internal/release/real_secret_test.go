@@ -133,7 +133,9 @@ func TestRealSecretMissingAtADeploy(t *testing.T) {
 	m := realMachine(t)
 	const app, port, unit = "rel-nosecret", 18122, "rel-nosecret.service"
 	m.fresh(t, app)
-	t.Cleanup(func() { m.sh(t, "rm -f /etc/credstore.encrypted/"+app+".* /etc/credstore.encrypted/rel-other.*; rm -rf /var/lib/devbox/rel-other") })
+	t.Cleanup(func() {
+		m.sh(t, "rm -f /etc/credstore.encrypted/"+app+".* /etc/credstore.encrypted/rel-other.*; rm -rf /var/lib/devbox/rel-other")
+	})
 	c := m.serve(t, "")
 	c.hello(app)
 	old := build(t, standard(app, port))
