@@ -153,7 +153,10 @@ func TestLongEventsAreShortened(t *testing.T) {
 func FuzzReadRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"hello":{"protocol":1,"app":"bowl"}}`, `{"receive":{"app":"bowl","digest":"` + digest + `","size":8192,"base":"` + digest + `"}}`,
-		activateWith(`"env":{"bowl.service":{"A":"b"}}`), activateWith(`"health":{"url":"http://[::1]:80/","deadline":1}`), `{}`, "\x00", `{"a":`,
+		activateWith(`"env":{"bowl.service":{"A":"b"}}`), activateWith(`"health":{"url":"http://[::1]:80/","deadline":1}`), `{}`,
+		`{"releases":{"app":"bowl"}}`, `{"activate":{"app":"bowl","release":"r12","settings":{"health":{"deadline":0}},"keep":5}}`,
+		`{"activate":{"app":"bowl","release":"previous","settings":{"health":{"deadline":0}}}}`,
+		`{"activate":{"app":"bowl","digest":"` + digest + `","signature":"-----BEGIN SSH SIGNATURE-----\nU1NI","settings":{"trial":1,"health":{"url":"http://x/","expect":"${DEVBOX_VERSION}","deadline":1}}}}`, "\x00", `{"a":`,
 	} {
 		f.Add([]byte(s + "\n"))
 	}
@@ -169,6 +172,12 @@ func FuzzReadRequest(f *testing.F) {
 			}
 		}
 		if a := req.Activate; a != nil {
+			if a.Release != "" && strings.ContainsAny(a.Release, "/.\n ") || len(a.Signature) > maxSignature {
+				t.Errorf("%+v was accepted", a)
+			}
+			if _, err := SignedText(a.App, a.Digest, a.Settings); err != nil {
+				t.Errorf("%+v cannot be signed: %v", a, err)
+			}
 			for unit := range a.Settings.Env {
 				if !strings.HasPrefix(unit, a.App) || strings.ContainsAny(unit, "/\n \x00") {
 					t.Errorf("unit %q was accepted", unit)
@@ -188,6 +197,8 @@ func appOf(r Request) string {
 		return r.Activate.App
 	case r.Status != nil:
 		return r.Status.App
+	case r.Releases != nil:
+		return r.Releases.App
 	case r.Recover != nil:
 		return r.Recover.App
 	case r.Forget != nil:

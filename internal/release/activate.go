@@ -70,29 +70,10 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if err != nil {
 		return nil, err
 	}
-	next, err := a.requested(req, st)
+	act := &activation{app: a, state: st, rep: rep}
+	next, err := act.choose(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	next.ID, next.By, next.At = "r"+strconv.Itoa(st.Last+1), req.By, time.Now().UTC().Truncate(time.Second)
-	act := &activation{app: a, state: st, rep: rep}
-	if req.Keep > 0 {
-		act.state.Keep = req.Keep
-	}
-	if cur := st.Current; cur != nil && same(*cur, next) && !req.All {
-		act.same = true
-		signature := next.Signature
-		if next = *cur; signature != "" {
-			next.Signature = signature
-		}
-		act.renewed = act.state.Keep != st.Keep || next.Signature != cur.Signature
-	}
-	// Before anything is read of an image that nobody may have vouched for.
-	if next.SignedBy, err = a.permit(ctx, next); err != nil {
-		return nil, err
-	}
-	if _, err := a.sumsOf(ctx, next.Digest); err != nil {
-		return nil, missing(req, err)
 	}
 	reasons, diff, err := act.compare(next)
 	if err != nil {
@@ -133,6 +114,40 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	rep.phase("compare")
 	rep.event(protocol.Event{Plan: &act.plan.Public})
 	return act, nil
+}
+
+// choose settles which release is meant, that it may run and that its image is
+// there.
+func (act *activation) choose(ctx context.Context, req protocol.Activate) (protocol.Release, error) {
+	cur, keep := act.state.Current, act.state.Keep
+	next, err := act.requested(req, act.state)
+	if err != nil {
+		return next, err
+	}
+	next.ID, next.By, next.At = "r"+strconv.Itoa(act.state.Last+1), req.By, time.Now().UTC().Truncate(time.Second)
+	if req.Keep > 0 {
+		act.state.Keep = req.Keep
+	}
+	if cur != nil && same(*cur, next) && !req.All {
+		act.same = true
+		signature := next.Signature
+		if next = *cur; signature != "" {
+			next.Signature = signature
+		}
+		act.renewed = act.state.Keep != keep || next.Signature != cur.Signature
+	}
+	// Before anything is read of an image that nobody may have vouched for.
+	signer, err := act.permit(ctx, next)
+	if err != nil {
+		return next, err
+	}
+	if signer != "" {
+		next.SignedBy = signer
+	}
+	if _, err := act.sumsOf(ctx, next.Digest); err != nil {
+		return next, missing(req, err)
+	}
+	return next, nil
 }
 
 // missing gives the error of a request whose image is not there the code by

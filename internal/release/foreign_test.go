@@ -1,14 +1,17 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
+	"devbox/internal/sync/delta"
 )
 
 // An app's units take no other's place: neither one of a package, nor one of
@@ -66,5 +69,44 @@ func TestUnitNamesThatAreRefused(t *testing.T) {
 		if r, err := f.activate(h, digest, protocol.Settings{}); err == nil || !strings.Contains(err.Error(), "is no unit of bowl") || hint.Of(err) == "" || len(f.did) > 0 {
 			t.Errorf("%s: %+v, %v, did %v", unit, r, err, f.did)
 		}
+	}
+}
+
+// An image that is none, or is cut off, is refused before anything is done.
+func TestBrokenImages(t *testing.T) {
+	f, h, one := first(t)
+	path, _, _ := packUnits(t, "two", unitsTwo)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := slices.Clone(whole)
+	for i := 1024 + 16; i < 1024+128; i++ { // behind the magic of erofs
+		damaged[i] ^= 0xff
+	}
+	squashfs := make([]byte, 8192)
+	copy(squashfs, "hsqs")
+	for name, data := range map[string][]byte{
+		"zeros": make([]byte, 4096), "cut off": whole[:len(whole)/8192*4096], "damaged": damaged, "the magic of a squashfs": squashfs,
+	} {
+		path := filepath.Join(t.TempDir(), "image")
+		must(t, os.WriteFile(path, data, 0o644))
+		sums, err := delta.Sum(context.Background(), bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stream bytes.Buffer
+		if err := encode(&stream, built{path, sums.Digest().String(), int64(len(data)), sums}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Receive(context.Background(), protocol.Receive{App: "bowl", Digest: sums.Digest().String(), Size: int64(len(data))}, &stream, nil); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if r, err := f.activate(h, sums.Digest().String(), protocol.Settings{}); err == nil || !strings.Contains(err.Error(), "broken image") || len(f.did) > 0 {
+			t.Errorf("%s: %+v, %v, did %v", name, r, err, f.did)
+		}
+	}
+	if st, err := h.Status(context.Background(), "bowl"); err != nil || st.Current.Digest != one || st.Problem != "" {
+		t.Errorf("%+v, %v", st, err)
 	}
 }

@@ -1,6 +1,11 @@
 package release
 
 import (
+	"bytes"
+	"context"
+	"io"
+	"io/fs"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode"
@@ -18,6 +23,36 @@ func FuzzMessages(f *testing.F) {
 			if strings.ContainsFunc(line, unicode.IsControl) || !utf8.ValidString(line) || utf8.RuneCountInString(line) > maxLogLine+1 {
 				t.Errorf("%q gives %q", out, line)
 			}
+		}
+	})
+}
+
+// Whatever a client sends: the session ends, and nothing is written but below
+// the folder of one app.
+func FuzzServe(f *testing.F) {
+	hello := `{"hello":{"protocol":2,"app":"bowl"}}` + "\n"
+	digest := digestOf("ab")
+	for _, s := range []string{
+		`{"releases":{"app":"bowl"}}`, `{"status":{"app":"bowl"}}`, `{"recover":{"app":"bowl"}}`, `{"forget":{"app":"bowl"}}`,
+		`{"activate":{"app":"bowl","release":"r1","settings":{"health":{"deadline":0}}}}`,
+		`{"activate":{"app":"bowl","release":"previous","keep":3,"settings":{"health":{"deadline":0}}}}`,
+		`{"activate":{"app":"bowl","digest":"` + digest + `","settings":{"profile":"trusted","health":{"deadline":0}}}}`,
+		`{"receive":{"app":"bowl","digest":"` + digest + `","size":4096}}` + "\nxxxx",
+	} {
+		f.Add([]byte(hello + s + "\n"))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		fake := newFake(t)
+		_ = New(fake, fake.root).Serve(context.Background(), bytes.NewReader(data), io.Discard, "test")
+		err := filepath.WalkDir(fake.root, func(name string, d fs.DirEntry, err error) error {
+			inside, ok := strings.CutPrefix(name, filepath.Join(fake.root, stateDir)+"/")
+			if app, _, _ := strings.Cut(inside, "/"); err == nil && !d.IsDir() && (!ok || strings.ContainsAny(app, ". ")) && !strings.HasPrefix(name, fake.root+"/usr/lib/") {
+				t.Errorf("%q wrote %s", data, name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }
