@@ -150,7 +150,7 @@ func (h *host) disks(_ context.Context, f *Facts) error {
 			continue // the same file system
 		}
 		seen = append(seen, st.Fsid)
-		f.Disks = append(f.Disks, Disk{path, int64(st.Blocks) * int64(st.Bsize), int64(st.Bavail) * int64(st.Bsize)})
+		f.Disks = append(f.Disks, Disk{path, int64(st.Blocks) * int64(st.Bsize), int64(st.Bavail) * int64(st.Bsize)}) //nolint:unconvert // 32 bits on macOS
 	}
 	return nil
 }
