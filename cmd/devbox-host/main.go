@@ -43,6 +43,9 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "error:", err)
+	if os.Geteuid() == 0 {
+		release.Note{Text: fmt.Sprintf("%q: %v", os.Args[1:], err), Outcome: release.Refused}.Write()
+	}
 	if cure := hint.Of(err); cure != "" {
 		fmt.Fprintln(os.Stderr, "hint:", cure)
 	}

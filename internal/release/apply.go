@@ -83,7 +83,7 @@ func (a *app) switchTo(t target, p *Plan) error {
 	if !p.Switch {
 		return nil
 	}
-	if err := makeDir(filepath.Dir(a.attached())); err != nil {
+	if err := makeDir(filepath.Dir(a.attached()), 0o700); err != nil {
 		return err
 	}
 	if err := linkOver(a.image(short(t.Release.Digest)), a.attached()); err != nil {
@@ -135,7 +135,7 @@ func (a *app) removeDropIn(unit string) error {
 func (a *app) writeDropIns(files map[string]string) error {
 	for unit, text := range files {
 		name := a.dropIn(unit)
-		if err := makeDir(filepath.Dir(name)); err != nil {
+		if err := makeDir(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
 		if err := writeSynced(name, []byte(text)); err != nil {

@@ -148,7 +148,7 @@ func (a *app) putBack(f fileCopy) error {
 		return err
 	}
 	if is == nil || is.Link != f.Link || string(is.Data) != string(f.Data) {
-		if err := makeDir(filepath.Dir(name)); err != nil {
+		if err := makeDir(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
 		if f.Link != "" {

@@ -9,7 +9,8 @@
 // An activation writes its intent to a journal first and drops it last. The
 // rename of state.json between the two commits it: before, an interruption is
 // undone; after, it is completed. Undoing takes no path of its own: it looks at
-// what is there, plans how to get to the release before, and does that.
+// what is there, plans how to get to the release before, and does that. At boot
+// alone, where portabled is not to be had, it writes back what the journal has.
 package release
 
 import (

@@ -160,11 +160,11 @@ func removeLink(name string) error {
 }
 
 // makeDir is os.MkdirAll, and syncs each folder that it makes a new one in.
-func makeDir(name string) error {
-	err := os.Mkdir(name, 0o755)
+func makeDir(name string, mode fs.FileMode) error {
+	err := os.Mkdir(name, mode)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(filepath.Dir(name)); err == nil {
-			err = os.Mkdir(name, 0o755)
+		if err = makeDir(filepath.Dir(name), 0o755); err == nil {
+			err = os.Mkdir(name, mode)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {

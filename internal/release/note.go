@@ -22,8 +22,9 @@ type Note struct {
 const (
 	recovered = "recovered"
 	forgotten = "forgotten"
-	refused   = "refused"
-	exposed   = "exposed" // an activation ends with its session
+	// Refused is what was asked for and not begun, and what could not be done.
+	Refused = "refused"
+	exposed = "exposed" // an activation ends with its session
 )
 
 func (n Note) good() bool {
@@ -34,9 +35,12 @@ func (n Note) good() bool {
 	return false
 }
 
-// Note implements [System]: `journalctl -t devbox-host`. That the journal cannot
+// Note implements [System].
+func (s *Systemd) Note(n Note) { n.Write() }
+
+// Write writes a note to the journal: `journalctl -t devbox-host`. That it cannot
 // be written must not stop anything.
-func (s *Systemd) Note(n Note) {
+func (n Note) Write() {
 	fields := map[string]string{"SYSLOG_IDENTIFIER": "devbox-host"}
 	for name, value := range map[string]string{
 		"DEVBOX_APP": n.App, "DEVBOX_RELEASE": n.Release, "DEVBOX_OUTCOME": n.Outcome, "DEVBOX_BY": n.By,
@@ -62,9 +66,12 @@ func (h *Host) noteResult(app string, to protocol.Release, r protocol.Result) {
 	if r.Outcome == protocol.Planned {
 		return
 	}
-	text := to.ID + " " + r.Outcome
-	if to.By != "" {
-		text += ", by " + to.By
+	text, by := to.ID+" "+r.Outcome, to.By
+	if r.Outcome == protocol.Unchanged {
+		by = "" // it is the one who asked for it when it was new
+	}
+	if by != "" {
+		text += ", by " + by
 	}
 	if r.Serving != "" && r.Serving != to.ID {
 		text += "; " + r.Serving + " runs"
@@ -72,7 +79,7 @@ func (h *Host) noteResult(app string, to protocol.Release, r protocol.Result) {
 	if r.Failure != nil {
 		text += ": " + r.Failure.Cause
 	}
-	h.sys.Note(Note{App: app, Text: text, Release: to.ID, Outcome: r.Outcome, By: to.By})
+	h.sys.Note(Note{App: app, Text: text, Release: to.ID, Outcome: r.Outcome, By: by})
 }
 
 // shelter keeps what is under way from ending with the session that asked for

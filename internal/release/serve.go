@@ -85,7 +85,7 @@ func (s *session) send(e protocol.Event) {
 }
 
 func (s *session) fail(err error) {
-	s.host.sys.Note(Note{App: s.app, Text: "refused: " + err.Error(), Outcome: refused})
+	s.host.sys.Note(Note{App: s.app, Text: "refused: " + err.Error(), Outcome: Refused})
 	if s.answered {
 		return // what failed came after the answer: the next session finds it
 	}
