@@ -247,3 +247,29 @@ func TestRecoverAtBootFails(t *testing.T) {
 		t.Errorf("%q, did %v, %v", said, f.did, err)
 	}
 }
+
+// A power cut while portabled was writing the first files of a new unit: what
+// does not tell any more whose it is goes all the same, also while the host is up.
+func TestHalfAUnitIsRemoved(t *testing.T) {
+	for name, from := range map[string]bool{"of a later release": true, "of the first": false} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			h := New(f, f.root)
+			if from {
+				f, h, _ = first(t)
+			}
+			two := f.put(h, "two", map[string]string{"bowl.service": unitsOne["bowl.service"], "bowl-new.service": "[Service]\nExecStart=/new\n"})
+			f.cutAfter(h, two)
+			f.write(attachedDir+"/bowl-new.service", "")
+			f.write(attachedDir+"/bowl-new.service.d/"+markerName, "")
+			if said, err := h.Hello(context.Background(), "bowl"); err != nil || !strings.HasPrefix(said, "undid ") {
+				t.Errorf("%q, %v", said, err)
+			}
+			for file := range f.unitTree() {
+				if strings.Contains(file, "bowl-new") {
+					t.Errorf("%s is left", file)
+				}
+			}
+		})
+	}
+}
