@@ -73,12 +73,16 @@ func (a *app) receiveInto(ctx context.Context, dst *os.File, prepared bool, req 
 	if err := dst.Sync(); err != nil {
 		return fmt.Errorf("sync image: %w", err)
 	}
+	there, err := a.has(ctx, want)
+	if err != nil {
+		return err
+	}
 	version := short(req.Digest)
 	if err := a.keepSums(version, sums); err != nil {
 		return err
 	}
 	crashpoint("received")
-	if a.has(ctx, want) {
+	if there {
 		return removeIfThere(dst.Name())
 	}
 	if err := os.Rename(dst.Name(), a.image(version)); err != nil {
@@ -90,18 +94,31 @@ func (a *app) receiveInto(ctx context.Context, dst *os.File, prepared bool, req 
 // has tells whether the image is there already, whole. Then the file stays what
 // it is: the attached image may be a link to it, which is how one tells which
 // release is in place.
-func (a *app) has(ctx context.Context, want delta.Digest) bool {
+func (a *app) has(ctx context.Context, want delta.Digest) (bool, error) {
 	f, err := os.Open(a.image(want.Short()))
 	if err != nil {
-		return false
+		return false, nil
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return false
+		return false, nil
 	}
 	sums, err := delta.Sum(ctx, f, info.Size())
-	return err == nil && sums.Digest() == want
+	if err != nil {
+		return false, nil // a damaged one is replaced
+	}
+	return sums.Digest() == want, sameName(sums.Digest(), want)
+}
+
+// sameName refuses an image that would take another's place because their
+// digests begin alike. That does not happen by itself, but can be made to, and
+// the other one is perhaps what was signed.
+func sameName(is, want delta.Digest) error {
+	if is != want && is.Short() == want.Short() {
+		return hint.Errorf("change anything in it and build it again", "another image is called %s already, that of digest %s", is.Short(), is)
+	}
+	return nil
 }
 
 // base opens the image that a delta is against.

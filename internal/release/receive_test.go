@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"devbox/internal/hint"
 	"devbox/internal/protocol"
 	"devbox/internal/sync/delta"
 )
@@ -201,5 +202,21 @@ func TestCollectKeepsWhatIsNeeded(t *testing.T) {
 	}
 	if !slices.Contains(left, filepath.Base(mine.Name())) {
 		t.Errorf("an image on its way was deleted: %v", left)
+	}
+}
+
+// Two images that were made to have one name do not take each other's place.
+func TestSameName(t *testing.T) {
+	is, err := delta.Parse(digestOf("ab"))
+	must(t, err)
+	alike, err := delta.Parse(digestOf("ab")[:62] + "cd")
+	must(t, err)
+	other, err := delta.Parse(digestOf("cd"))
+	must(t, err)
+	if sameName(is, is) != nil || sameName(is, other) != nil {
+		t.Error("one that is the same, or damaged, is refused")
+	}
+	if err := sameName(is, alike); err == nil || hint.Of(err) == "" {
+		t.Errorf("one of another digest: %v", err)
 	}
 }
