@@ -174,6 +174,9 @@ func (c *checker) unitFile(dir string, d fs.DirEntry, foreign map[string][]strin
 	case !known:
 		c.add(Problem{Path: file, Text: fmt.Sprintf("portabled ignores .%s units of an image: it installs only services, sockets, timers, paths and targets", ext),
 			Cure: "put it on the host, with cloud-init/server.yaml"})
+	case strings.HasSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "."+ext), "@"), "-"):
+		c.add(Problem{Path: file, Text: "its drop-ins would be those of every unit whose name begins like this, so that a host refuses it",
+			Cure: "have its name end otherwise than in -"})
 	case c.units[name].Name != "":
 		c.add(Problem{Path: file, Text: "it is hidden by " + c.units[name].Path, Cure: "remove one of them", Warning: true})
 	default:

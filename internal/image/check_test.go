@@ -95,6 +95,11 @@ func TestCheck(t *testing.T) {
 				"!" + unitDir + "bowl.slice: portabled ignores .slice units of an image: it installs only services, sockets, timers, paths and targets",
 				"!" + unitDir + "bowl.target.wants: portabled ignores the links in .wants folders of an image",
 			}},
+		{"names that end in -", map[string]string{unitDir + "bowl-.service": "[Service]\nExecStart=/usr/bin/bowl", unitDir + "bowl-x-@.service": "[Service]\nExecStart=/usr/bin/bowl"},
+			[]string{
+				"!" + unitDir + "bowl-.service: its drop-ins would be those of every unit whose name begins like this, so that a host refuses it",
+				"!" + unitDir + "bowl-x-@.service: its drop-ins would be those of every unit whose name begins like this, so that a host refuses it",
+			}},
 		{"hidden", map[string]string{"etc/systemd/system/bowl.socket": "[Socket]\nListenStream=1\n"},
 			[]string{"?" + unitDir + "bowl.socket: it is hidden by etc/systemd/system/bowl.socket"}},
 		{"no syntax", map[string]string{"usr/lib/systemd/system/bowl-y.service": "ExecStart=x\n"},
