@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,7 +155,7 @@ func (a *app) lookUp(id string, st state) (protocol.Release, error) {
 		return none, noRelease(fmt.Errorf("%s has no release %s, or it was long ago", a.name, id))
 	}
 	if r := history[at]; r.Outcome != protocol.Committed {
-		return none, noRelease(fmt.Errorf("%s was never kept: %s", id, r.Cause))
+		return none, noRelease(fmt.Errorf("%s was never kept: %s", id, cmp.Or(r.Cause, r.Outcome)))
 	}
 	return history[at], nil
 }
