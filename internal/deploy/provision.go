@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"devbox/internal/provision"
 	"devbox/internal/remote"
 	"devbox/internal/ui"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // trialTime is how long a server waits for the proof that people still get in.
@@ -25,6 +28,7 @@ type Provisioning struct {
 	Changes provision.Changes
 
 	target *Target
+	ask    *memory
 	trial  time.Duration
 	conn   *remote.Conn
 	root   asAdmin
@@ -37,7 +41,7 @@ type Provisioning struct {
 // lacks. The caller closes it. Errors: [*provision.RefusedError] of a host that
 // is not one, [provision.Problems] of the cloud-config.
 func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, err error) {
-	g := &Provisioning{target: t, trial: trialTime}
+	g := &Provisioning{target: t, ask: remember(t.project.SSH), trial: trialTime}
 	p := t.project
 	if g.config, err = os.ReadFile(p.Config.Abs(p.Config.CloudInit)); err != nil {
 		return nil, fmt.Errorf("read the cloud-config: %w", err)
@@ -56,10 +60,11 @@ func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, e
 			g.Close()
 		}
 	}()
-	if g.conn, err = t.DialAdmin(ctx); err != nil {
+	if g.conn, err = remote.Dial(ctx, t.Endpoint(t.User), g.ask.options()); err != nil {
+		err = fmt.Errorf("connect to %s: %w", t.Name, err)
 		return nil, err
 	}
-	if g.root, err = t.becomeRoot(ctx, g.conn); err != nil {
+	if g.root, err = t.becomeRoot(ctx, g.conn, t.project.SSH.Answer); err != nil {
 		return nil, err
 	}
 	if g.Seen, err = provision.Look(ctx, g.root, g.config, p.Config.DeployUser); err != nil {
@@ -76,11 +81,44 @@ func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, e
 	if err := g.Seen.Refuse(g.Changes.Installs()); err != nil {
 		return nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	if len(provision.KeysOf(g.config, g.Seen, p.Config.DeployUser)) == 0 {
-		return nil, hint.Wrap(&provision.RefusedError{Reasons: []string{
-			fmt.Sprintf("nobody could log in as %s: %s has no key for that user", p.Config.DeployUser, p.Config.CloudInit)}}, t.keyCure())
+	if err := g.checkKeys(); err != nil {
+		return nil, err
 	}
 	return g, nil
+}
+
+// checkKeys refuses a cloud-config that would leave this person outside.
+func (g *Provisioning) checkKeys() error {
+	t := g.target
+	user := t.project.Config.DeployUser
+	refuse := func(format string, args ...any) error {
+		why := fmt.Sprintf(format, args...)
+		return hint.Wrap(fmt.Errorf("%s: %w", t.Name, &provision.RefusedError{Reasons: []string{why}}), t.keyCure())
+	}
+	let := provision.KeysOf(g.config, g.Seen, user)
+	if provision.OtherKeys(g.config) {
+		return nil // sshd is told to find keys elsewhere, too
+	}
+	if len(let) == 0 {
+		return refuse("nobody could log in as %s: %s has no key for that user", user, t.CloudInit())
+	}
+	hops, err := remote.Resolve(t.Endpoint(user), t.project.SSH)
+	if err != nil {
+		return err
+	}
+	own := offered(hops[len(hops)-1])
+	for _, k := range own {
+		for _, l := range let {
+			if bytes.Equal(k.Marshal(), l.Marshal()) {
+				return nil
+			}
+		}
+	}
+	if len(own) == 0 {
+		return nil // what is offered cannot be told
+	}
+	return refuse("you could not log in as %s: of your keys (%s first) none stands for that user in %s",
+		user, ssh.FingerprintSHA256(own[0]), t.CloudInit())
 }
 
 // CloudInit is the cloud-config's name in the repository.
@@ -235,15 +273,19 @@ func (g *Provisioning) prove(ctx context.Context, u *ui.UI, report *provision.Re
 	return g.lockedOut(ctx, u, why)
 }
 
+// dial goes on until it gets in, or cannot.
+func (g *Provisioning) dial(ctx context.Context, user string, wait remote.Wait) (*remote.Conn, error) {
+	return remote.DialWait(ctx, g.target.Endpoint(user), g.ask.options(), wait)
+}
+
 // newLogin bounds one login of the proof, and what is tried again in it.
 const newLogin = 30 * time.Second
 
 // logIn uses connections of their own: the kept one proves nothing.
 func (g *Provisioning) logIn(ctx context.Context) error {
 	t := g.target
-	wait := remote.Wait{For: newLogin}
 	for _, user := range g.users() {
-		conn, err := remote.DialWait(ctx, t.Endpoint(user), t.project.SSH, wait)
+		conn, err := g.dial(ctx, user, remote.Wait{For: newLogin})
 		if err != nil {
 			err = fmt.Errorf("log in as %s: %w", user, err)
 			if user == t.project.Config.DeployUser && errors.Is(err, remote.ErrAuth) {
@@ -281,9 +323,9 @@ func (g *Provisioning) check(ctx context.Context, conn *remote.Conn, user string
 // waiting for the host's own timer.
 func (g *Provisioning) lockedOut(ctx context.Context, u *ui.UI, why error) error {
 	undone := func(lines []string) error {
-		cure := hint.Of(why)
-		if cure == "" {
-			cure = "correct " + g.target.CloudInit() + " and run this again"
+		cure := "correct " + g.target.CloudInit() + " and run this again"
+		if errors.Is(why, remote.ErrAuth) || errors.As(why, new(*remote.ExitError)) {
+			cure = hint.Of(why) + "; then run this again"
 		}
 		return hint.Wrap(&provision.UndoneError{Why: "with " + g.target.CloudInit() + " applied, " + why.Error(), Lines: lines}, cure)
 	}
@@ -296,7 +338,7 @@ func (g *Provisioning) lockedOut(ctx context.Context, u *ui.UI, why error) error
 		return undone(lines)
 	}
 	s.Note("waiting for the timer on the host")
-	conn, err := remote.DialWait(ctx, g.target.Endpoint(g.target.User), g.target.project.SSH, remote.Wait{For: g.trial + undoLimit, RetryAuth: true})
+	conn, err := g.dial(ctx, g.target.User, remote.Wait{For: g.trial + undoLimit, RetryAuth: true})
 	if err == nil {
 		defer conn.Close()
 		again := g.root

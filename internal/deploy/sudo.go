@@ -58,7 +58,7 @@ const sudoTries = 3
 
 // becomeRoot finds out how the user of conn becomes root there, and asks for a
 // password if sudo does.
-func (t *Target) becomeRoot(ctx context.Context, conn *remote.Conn) (asAdmin, error) {
+func (t *Target) becomeRoot(ctx context.Context, conn *remote.Conn, ask func(context.Context, remote.Question) (string, error)) (asAdmin, error) {
 	user := conn.Hop().User
 	if user == "root" {
 		return asAdmin{conn: conn}, nil
@@ -71,7 +71,6 @@ func (t *Target) becomeRoot(ctx context.Context, conn *remote.Conn) (asAdmin, er
 		return asAdmin{}, hint.Errorf(fmt.Sprintf("set `user: root` for %s in devbox.yaml, or install sudo there and let %s use it", t.Name, user),
 			"%s has no sudo, by which %s could become root", t.Name, user)
 	}
-	ask := t.project.SSH.Answer
 	if ask == nil {
 		return asAdmin{}, hint.Errorf(fmt.Sprintf("run it at a terminal, or let %s use sudo there without a password, or set `user: root`", user),
 			"sudo asks %s for a password on %s, and there is no terminal to ask for it", user, t.Name)

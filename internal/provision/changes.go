@@ -91,8 +91,11 @@ func Compare(cloudConfig []byte, s *Seen, host Host) Changes {
 	}
 	if c.Install {
 		why := "there is none"
-		if s.State.Host != "" {
+		switch {
+		case s.State.Host != "":
 			why = "instead of " + known(s.HostTold)
+		case s.HostTold != "":
+			why = "the unit that recovers at boot is not as it should be"
 		}
 		add("devbox-host", known(host.Version), why)
 	}
@@ -225,4 +228,15 @@ func KeysOf(cloudConfig []byte, s *Seen, user string) (keys []ssh.PublicKey) {
 		}
 	}
 	return keys
+}
+
+// OtherKeys tells whether the cloud-config has sshd look for keys elsewhere than
+// in authorized_keys.
+func OtherKeys(cloudConfig []byte) bool {
+	for _, option := range []string{"TrustedUserCAKeys", "AuthorizedKeysCommand", "AuthorizedKeysFile"} {
+		if bytes.Contains(bytes.ToLower(cloudConfig), []byte(strings.ToLower(option))) {
+			return true
+		}
+	}
+	return false
 }

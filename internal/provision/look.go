@@ -58,7 +58,7 @@ func (f seenFile) line() string { return f.sum + " " + f.mode + " " + f.owner }
 // that the cloud-config asks of it. deployUser is whose keys are looked at.
 func Look(ctx context.Context, r Runner, cloudConfig []byte, deployUser string) (*Seen, error) {
 	w := readWanted(cloudConfig)
-	args := []string{HostPath, "keys", deployUser, "user", deployUser}
+	args := []string{stateScript, HostPath, "keys", deployUser, "user", deployUser}
 	for _, p := range append(w.packages, base...) {
 		args = append(args, "package", p)
 	}
@@ -143,10 +143,10 @@ func (s *Seen) take(kind string, words []string) error {
 		}
 	case "apt":
 		s.apt = strings.TrimSpace(text[0])
-	case "record":
+	case "state":
 		s.State = parseState([]byte(text[0]))
 	case "host":
-		s.State.Host, s.HostTold = text[0], text[1]
+		s.HostTold = strings.TrimSpace(text[0])
 	case "trial":
 		s.Trial = true
 	case "undone":

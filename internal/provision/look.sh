@@ -1,9 +1,10 @@
-# Looks at a host and changes nothing. The arguments are pairs: what to look at,
-# and which. Says what it finds, one record a line; a text is in base64, or - if
-# it is empty.
+# Looks at a host and changes nothing. The arguments are the script that tells
+# what devbox set up, the path of devbox-host, and pairs: what to look at, and
+# which. Says what it finds, one record a line; a text is in base64, or - if it
+# is empty.
 set -u
-host=$1
-shift
+state=$1 host=$2
+shift 2
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 cd / || exit 1
 
@@ -32,10 +33,8 @@ if command -v apt-get >/dev/null; then
 else
 	line apt "there is no apt-get"
 fi
-line record "$(head -c 4096 /var/lib/devbox/provision.json 2>/dev/null)"
-if [ -x "$host" ]; then
-	line host "$(sha256sum <"$host" | cut -c1-64)" "$("$host" version 2>/dev/null | head -c 200)"
-fi
+line state "$(sh -c "$state" | head -c 4096)"
+[ ! -x "$host" ] || line host "$("$host" version 2>/dev/null | head -c 200)"
 [ ! -d /var/lib/devbox/trial ] || line trial
 [ ! -e /var/lib/devbox/undone ] || line undone "$(cat /var/lib/devbox/undone)"
 while [ $# -gt 1 ]; do

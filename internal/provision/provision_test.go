@@ -211,7 +211,7 @@ func TestApplyFollowsRecords(t *testing.T) {
 			if got := stepNames(report); report.Changed != tt.changed || !reflect.DeepEqual(got, tt.steps) {
 				t.Errorf("changed %v, steps %v", report.Changed, got)
 			}
-			want := []string{Hash(config), "1", "no", "zstd", "package_update_upgrade_install", "runcmd"}
+			want := []string{Hash(config), "1", "no", "zstd", "", "0", "", "", "", "package_update_upgrade_install", "runcmd"}
 			if !reflect.DeepEqual(tt.host.args, want) {
 				t.Errorf("arguments %q", tt.host.args)
 			}
