@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"devbox/internal/deploy"
+	"devbox/internal/drift"
+	"devbox/internal/facts"
 	"devbox/internal/image"
 	"devbox/internal/protocol"
 
@@ -129,7 +131,9 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		"`devbox doctor`": {finding{}},
 		"`devbox check`":  {image.Problem{}},
 		"`devbox secret`": {secretReport{}},
-		"`devbox status`": {report{}, machineReport{}, deploy.Forward{}, protocol.Status{}, protocol.Release{}, protocol.UnitStatus{}},
+		"`devbox status`": {report{}, machineReport{}, deploy.Forward{}, protocol.Status{}, protocol.Release{}, protocol.UnitStatus{},
+			deploy.Summary{}, facts.Updates{}, facts.Disk{}, facts.Certificate{}, facts.Unknown{}},
+		"`devbox diff`": {deploy.Diff{}, drift.Names{}, drift.Difference{}},
 	} {
 		text := section(t, doc, heading)
 		for _, v := range values {

@@ -37,6 +37,7 @@ type report struct {
 	Machine *machineReport   `json:"machine,omitempty"` // not of a target
 	Ports   []deploy.Forward `json:"ports,omitempty"`
 	Host    *protocol.Status `json:"host,omitempty"`
+	Summary *deploy.Summary  `json:"summary,omitempty"` // of a target only
 	Problem string           `json:"problem,omitempty"`
 }
 
@@ -96,7 +97,18 @@ func (a *app) targetStatus(ctx context.Context, name string) error {
 	}
 	defer h.Close()
 	r := report{App: h.App(), Target: name}
-	if a.askApp(ctx, h, &r); a.json {
+	var unread error
+	asked := make(chan struct{})
+	go func() { // apt takes its time
+		r.Summary, unread = h.Summary(ctx)
+		close(asked)
+	}()
+	a.askApp(ctx, h, &r)
+	<-asked
+	if unread != nil && r.Problem == "" {
+		r.Problem = unread.Error()
+	}
+	if a.json {
 		a.ui.Value(r)
 	} else {
 		a.ui.Result("server   %s (%s)", name, t.Host)
@@ -153,6 +165,11 @@ func (a *app) printStatus(r report) {
 func (a *app) printApp(r report, cure string) {
 	if r.Host != nil {
 		a.printHost(r.Host)
+	}
+	if r.Summary != nil {
+		for _, line := range summaryLines(r.Summary, r.Target, time.Now()) {
+			a.ui.Result("%s", line)
+		}
 	}
 	for _, f := range r.Ports {
 		a.ui.Result("port     http://127.0.0.1:%d -> %d in the machine%s", f.Client, f.Guest, note(f.Problem))

@@ -184,10 +184,7 @@ func (p *Project) declared() (drift.Repo, error) {
 		}
 		return r, found
 	}
-	d, err := provision.Declares(data)
-	if err != nil {
-		return r, fmt.Errorf("read %s: %w", c.CloudInit, err)
-	}
+	d := provision.Declares(data)
 	r.Hash, r.Packages, r.Files, r.Timezone = provision.Hash(data), d.Packages, d.Files, d.Timezone
 	for user, keys := range d.Users {
 		r.Users[user] = facts.Fingerprints([]byte(strings.Join(keys, "\n")))

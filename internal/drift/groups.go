@@ -294,6 +294,9 @@ func (c *comparison) explainFile(name string, r row) string {
 	if madeWithMachine.MatchString(name) {
 		return "made with the machine, by its provider or by devbox"
 	}
+	if name == "/etc/systemd/system/devbox-recover.service" {
+		return "installed by devbox, with devbox-host"
+	}
 	if rest, ok := strings.CutPrefix(name, "/etc/systemd/system/"); ok {
 		if unit, ok := strings.CutSuffix(rest, ".d/50-devbox.conf"); ok {
 			return "made by devbox, of the environment of " + unit
