@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -90,26 +91,34 @@ func testSecrets(t *testing.T, p *harness.Project) {
 	if got := p.Inside(t, "ls -A /etc/credstore.encrypted; journalctl -t devbox-host -o cat | grep -c 'secret session-key of bowl was .* by deploy'"); got != "3" {
 		t.Errorf("left on the machine, or not in its journal: %q", got)
 	}
-	for _, dir := range []string{p.Home, p.Cache} {
-		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() && path == p.MachineDir() {
-				return fs.SkipDir
-			}
-			if d.Type().IsRegular() {
-				b, err := os.ReadFile(path)
-				if err != nil {
-					return err
-				}
-				for _, value := range values {
-					if strings.Contains(string(b), value) {
-						t.Errorf("%s has the value", path)
-					}
-				}
-			}
+	nowhere(t, p, values)
+}
+
+// nowhere looks for values in all that devbox may have written on this
+// computer: the home folder but for the machine and the disk that it lies on.
+func nowhere(t *testing.T, p *harness.Project, values []string) {
+	t.Helper()
+	err := filepath.WalkDir(p.Home, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path == p.MachineDir():
+			return fs.SkipDir
+		case !d.Type().IsRegular() || path == filepath.Join(p.Home, "disk"):
 			return nil
-		})
-		if err != nil {
-			t.Error(err)
 		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, value := range values {
+			if bytes.Contains(b, []byte(value)) {
+				t.Errorf("%s has %q", path, value)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
