@@ -15,7 +15,6 @@ import (
 
 	"devbox/internal/drift"
 	"devbox/internal/facts"
-	"devbox/internal/hint"
 	"devbox/internal/image"
 	"devbox/internal/provision"
 	"devbox/internal/remote"
@@ -79,17 +78,14 @@ func (h *Host) Facts(ctx context.Context, updates bool) (*facts.Facts, error) {
 	}
 	var out bytes.Buffer
 	err := h.Conn.Run(ctx, remote.Command{Args: args, Stdout: &bounded{&out, maxFacts}})
-	if err == nil {
-		var f facts.Facts
-		if err = json.Unmarshal(out.Bytes(), &f); err == nil {
-			return &f, nil
-		}
+	if err != nil {
+		return nil, fmt.Errorf("read the facts of %s: %w", h.name(), h.said(err))
 	}
-	var exit *remote.ExitError
-	if errors.As(err, &exit) && strings.Contains(exit.Stderr, "there is no command") {
-		err = hint.Wrap(err, fmt.Sprintf("run `%s`: it installs the devbox-host that belongs to this devbox", h.provisionCommand()))
+	var f facts.Facts
+	if err := json.Unmarshal(out.Bytes(), &f); err != nil {
+		return nil, fmt.Errorf("read the facts of %s: %w", h.name(), err)
 	}
-	return nil, fmt.Errorf("read the facts of %s: %w", h.name(), err)
+	return &f, nil
 }
 
 // maxFacts bounds what a host says of itself in bytes; a large one says 200 kB.

@@ -103,12 +103,8 @@ func (h *Host) said(err error) error {
 	if text == "" {
 		return err
 	}
-	if strings.Contains(text, `there is no command "secret"`) {
-		install := "devbox up"
-		if h.target != nil {
-			install = "devbox provision " + h.target.Name
-		}
-		return hint.Errorf("run `"+install+"`", "devbox-host there is older than this devbox, and knows no secrets")
+	if strings.Contains(text, "there is no command ") {
+		return hint.Errorf("run `"+h.provisionCommand()+"`", "devbox-host there is older than this devbox, and does not know all that is asked of it")
 	}
 	e := &HostError{Text: text}
 	if exit.Code == exitPolicy {

@@ -23,8 +23,8 @@ func TestWhatTheHostSaysOfASecret(t *testing.T) {
 		{"an error and its cure", dev, remote.ExitError{Code: 1, Stderr: "error: bowl has no secret x\nhint: there are: y\n"}, "bowl has no secret x", "there are: y", false},
 		{"an error of two lines", dev, remote.ExitError{Code: 1, Stderr: "some notice\nerror: one\ntwo\n"}, "one\ntwo", "", false},
 		{"the policy", dev, remote.ExitError{Code: 3, Stderr: "error: not for bowl\nhint: ask root\n"}, "not for bowl", "ask root", true},
-		{"an older devbox-host", dev, remote.ExitError{Code: 2, Stderr: "error: wrong arguments: there is no command \"secret\"\nhint: run x\n"}, "knows no secrets", "run `devbox up`", false},
-		{"an older one on a server", prod, remote.ExitError{Code: 2, Stderr: "error: wrong arguments: there is no command \"secret\"\n"}, "knows no secrets", "run `devbox provision prod`", false},
+		{"an older devbox-host", dev, remote.ExitError{Code: 2, Stderr: "error: wrong arguments: there is no command \"secret\"\nhint: run x\n"}, "is older than this devbox", "run `devbox up`", false},
+		{"an older one on a server", prod, remote.ExitError{Code: 2, Stderr: "error: wrong arguments: there is no command \"secret\"\n"}, "is older than this devbox", "run `devbox provision prod`", false},
 		{"no devbox-host", dev, remote.ExitError{Code: 127, Stderr: "sudo: devbox-host: command not found\n"}, "exit code 127: sudo: devbox-host: command not found", "", false},
 	} {
 		err := c.host.said(&c.exit)
