@@ -104,7 +104,7 @@ func (h *Host) said(err error) error {
 		return err
 	}
 	if strings.Contains(text, "there is no command ") {
-		return hint.Errorf("run `"+h.provisionCommand()+"`", "devbox-host there is older than this devbox, and does not know all that is asked of it")
+		return hint.Errorf("run `"+h.provisionCommand()+"`", "devbox-host there is older than this devbox")
 	}
 	e := &HostError{Text: text}
 	if exit.Code == exitPolicy {
