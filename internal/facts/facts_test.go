@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -359,5 +361,49 @@ func TestRollbackAndRunning(t *testing.T) {
 	equal(t, *rollback, history[2])
 	if running, rollback = fromHistory(nil); running != nil || rollback != nil {
 		t.Errorf("of no history: %v, %v", running, rollback)
+	}
+}
+
+func TestCertificate(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	h := tree(t, nil)
+	f := Facts{Running: &protocol.Release{Settings: protocol.Settings{Health: protocol.Health{URL: server.URL + "/healthz"}}}}
+	if err := h.certificate(t.Context(), &f); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, *f.Certificate, Certificate{URL: server.URL + "/healthz", Names: server.Certificate().DNSNames, Expires: server.Certificate().NotAfter})
+
+	server.Close()
+	if err := h.certificate(t.Context(), &f); err == nil {
+		t.Error("no error where nothing listens")
+	}
+	f = Facts{Running: &protocol.Release{Settings: protocol.Settings{Health: protocol.Health{URL: "http://127.0.0.1:1/"}}}}
+	if err := h.certificate(t.Context(), &f); err != nil || f.Certificate != nil {
+		t.Errorf("of a check that is not https: %v, %v", f.Certificate, err)
+	}
+}
+
+func TestUpdates(t *testing.T) {
+	read := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
+	h := tree(t, map[string]string{"var/lib/apt/lists/x_Packages": "", "var/lib/apt/periodic/update-stamp": ""})
+	if err := os.Chtimes(h.path("var/lib/apt/periodic/update-stamp"), read, read); err != nil {
+		t.Fatal(err)
+	}
+	h.run = func(_ context.Context, name string, args ...string) ([]byte, error) {
+		if name != "apt-get" || !slices.Contains(args, "-s") {
+			t.Errorf("ran %s %q, which may change the host", name, args)
+		}
+		return []byte("Inst base-files [13.8] (13.9 Debian:13.2/stable [amd64])\n"), nil
+	}
+	var f Facts
+	if err := h.updates(t.Context(), &f); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, *f.Updates, Updates{Pending: []string{"base-files"}, Lists: read})
+
+	f = Facts{}
+	if err := tree(t, nil).updates(t.Context(), &f); err == nil || f.Updates != nil {
+		t.Errorf("without lists nothing is pending: %v, %v", f.Updates, err)
 	}
 }
