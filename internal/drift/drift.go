@@ -135,6 +135,14 @@ func (c *comparison) only(dev, target string) *Host {
 	return nil
 }
 
+// other is the host that h is compared with.
+func (c *comparison) other(h *Host) *Host {
+	if h == c.dev {
+		return c.target
+	}
+	return c.dev
+}
+
 // read tells whether all hosts could read a part of the facts, and reports
 // those that could not.
 func (c *comparison) read(group, part string) bool {

@@ -24,12 +24,12 @@ func same() (Repo, *Host, *Host) {
 			Facts: &facts.Facts{
 				App:       "bowl",
 				System:    facts.System{Host: name, OS: "debian 13", Point: "13.1", Systemd: "257.13", Kernel: kernel, Arch: "amd64", Virt: virt, Timezone: "Etc/UTC"},
-				Packages:  map[string]facts.Package{"sudo": {Version: "1.9"}, "libc6": {Version: "2.41", Base: true}},
+				Packages:  map[string]facts.Package{"sudo": {Version: "1.9"}, "libc6": {Version: "2.41", Base: true}, "systemd": {Version: "257", Base: true}},
 				Provision: &facts.Provision{Hash: digestA, Version: 1},
 				Apps:      []string{"bowl"},
 				Running:   &protocol.Release{ID: "r1", Digest: digestA, Settings: protocol.Settings{Env: map[string]map[string]string{}}},
 				Units:     map[string]string{"bowl.service": digestA, "bowl.socket": digestB},
-				Enabled:   map[string]string{"bowl.socket": "enabled", "ssh.service": "enabled"},
+				Enabled:   map[string]facts.Unit{"bowl.socket": {State: "enabled"}, "ssh.service": {State: "enabled", Package: "openssh-server"}},
 				Files:     map[string]string{"/etc/sysctl.d/60-devbox.conf": facts.Digest([]byte("-net.core.somaxconn = 4096\n-kernel.panic = 10\n"))},
 				Sysctls:   map[string]string{"net.core.somaxconn": "4096", "kernel.panic": "10", "vm.swappiness": "60"},
 				Users:     map[string]facts.User{"root": {Shell: "/bin/bash"}, "deploy": {UID: 1001, Shell: "/bin/sh", Keys: []string{"SHA256:ann"}}},
@@ -132,11 +132,19 @@ func TestCompare(t *testing.T) {
 			dev.Facts.Files["/etc/systemd/system/bowl.service.d/50-devbox.conf"] = digestA
 		}, "",
 			Difference{files, "/etc/systemd/system/bowl.service.d/50-devbox.conf", "aaaaaaaaaaaa", "", "", Expected, "made by devbox, of the environment of bowl.service", ""}},
-		{"a masked unit", func(_ *Repo, _, prod *Host) { prod.Facts.Enabled["apt-daily.timer"] = "masked" }, "",
+		{"a masked unit", func(_ *Repo, _, prod *Host) {
+			prod.Facts.Enabled["apt-daily.timer"] = facts.Unit{State: "masked", Package: "systemd"}
+		}, "",
 			Difference{units, "apt-daily.timer", "", "masked", "", Drift, "", "the same on both: systemctl enable, disable, mask or unmask apt-daily.timer"}},
+		{"a unit of a package that the other has not", func(_ *Repo, _, prod *Host) {
+			prod.Facts.Enabled["x.timer"] = facts.Unit{State: "enabled", Package: "x-tools"}
+		}, "", Difference{units, "x.timer", "", "enabled", "", Expected, "of the package x-tools, which only prod has", ""}},
+		{"a file that a package's script made", func(_ *Repo, dev, _ *Host) {
+			dev.Facts.Files["/etc/inputrc"], dev.Facts.Scripted = digestA, []string{"/etc/inputrc"}
+		}, "", Difference{files, "/etc/inputrc", "aaaaaaaaaaaa", "", "", Expected, "made by a package of dev", ""}},
 		{"units of another app", func(_ *Repo, _, prod *Host) {
 			prod.Facts.Apps = append(prod.Facts.Apps, "shop")
-			prod.Facts.Enabled["shop-web.socket"] = "enabled"
+			prod.Facts.Enabled["shop-web.socket"] = facts.Unit{State: "enabled", Package: "systemd"}
 		}, "", Difference{units, "shop-web.socket", "", "enabled", "", Expected, "of the app shop, which devbox runs there", ""}},
 		{"a sysctl by hand", func(_ *Repo, _, prod *Host) { prod.Facts.Sysctls["net.core.somaxconn"] = "128" }, "prod",
 			Difference{sysctls, "net.core.somaxconn", "", "128", "4096", Drift, "", "on prod: systemctl restart systemd-sysctl.service"}},
@@ -209,7 +217,7 @@ func TestContainers(t *testing.T) {
 	repo, dev, prod := same()
 	dev.Facts.System.Virt, dev.Facts.System.Kernel = "systemd-nspawn", "6.18.4"
 	dev.Facts.Sysctls["kernel.panic"], dev.Facts.Sysctls["vm.swappiness"] = "1", "10"
-	dev.Facts.Enabled["fstrim.timer"] = "masked"
+	dev.Facts.Enabled["fstrim.timer"] = facts.Unit{State: "masked", Package: "systemd"}
 	found := Compare(repo, dev, prod)
 	if Count(found) != 0 || len(found) != 5 {
 		t.Errorf("%+v", found)

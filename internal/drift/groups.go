@@ -302,9 +302,15 @@ func (c *comparison) explainFile(name string, r row) string {
 			return "made by devbox, of the environment of " + unit
 		}
 	}
+	if strings.HasPrefix(name, "/etc/pam.d/common-") && c.both() && !slices.Equal(pam(c.dev), pam(c.target)) {
+		return "made of the PAM modules that are installed, which are not the same"
+	}
 	only := c.only(r.dev, r.target)
 	if only == nil {
 		return ""
+	}
+	if slices.Contains(only.Facts.Scripted, name) {
+		return "made by a package of " + only.Name
 	}
 	if only == c.dev && (strings.Contains(path.Base(name), "devbox") || strings.Contains(name, "lima")) {
 		return "made by devbox for a dev machine"
@@ -312,12 +318,17 @@ func (c *comparison) explainFile(name string, r row) string {
 	return ""
 }
 
+// pam are the packages that add modules to PAM.
+func pam(h *Host) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.Facts.Packages)), func(name string) bool { return !strings.HasPrefix(name, "libpam-") })
+}
+
 func (c *comparison) units() {
 	if !c.read(units, "enabled units") {
 		return
 	}
-	for _, name := range keys(c, func(f *facts.Facts) map[string]string { return f.Enabled }) {
-		state := func(f *facts.Facts) string { return f.Enabled[name] }
+	for _, name := range keys(c, func(f *facts.Facts) map[string]facts.Unit { return f.Enabled }) {
+		state := func(f *facts.Facts) string { return f.Enabled[name].State }
 		r := row{group: units, what: name, dev: value(c.dev, state), target: value(c.target, state)}
 		if !c.both() {
 			continue // packages enable units too
@@ -340,15 +351,9 @@ func (c *comparison) explainUnit(name string, r row) string {
 		}
 	}
 	if only := c.only(r.dev, r.target); only != nil {
-		base := strings.TrimSuffix(name, path.Ext(name))
-		other := c.dev
-		if only == c.dev {
-			other = c.target
-		}
-		for p := range only.Facts.Packages {
-			if _, there := other.Facts.Packages[p]; !there && (strings.HasPrefix(base, p) || strings.HasPrefix(p, base)) {
-				return "of the package " + p + ", which only " + only.Name + " has"
-			}
+		owner := only.Facts.Enabled[name].Package
+		if p, ok := c.other(only).Facts.Packages[owner]; owner != "" && (!ok || p.Version == "") {
+			return "of the package " + owner + ", which only " + only.Name + " has"
 		}
 	}
 	return ""

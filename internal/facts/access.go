@@ -92,8 +92,14 @@ func records(data []byte, n int) [][]string {
 // packagedUsers tells of a system user whether a package made it: it is in
 // base-passwd's list, in a sysusers.d file, or named by a package's script.
 func (h *host) packagedUsers() (func(name string) bool, error) {
-	var texts [][]byte
-	for _, pattern := range []string{"usr/share/base-passwd/passwd.master", "usr/lib/sysusers.d/*.conf", "var/lib/dpkg/info/*.postinst", "var/lib/dpkg/info/*.preinst"} {
+	scripts, err := h.scripts()
+	if err != nil {
+		return nil, err
+	}
+	texts := slices.DeleteFunc(slices.Clone(scripts), func(s []byte) bool {
+		return !bytes.Contains(s, []byte("adduser")) && !bytes.Contains(s, []byte("useradd"))
+	})
+	for _, pattern := range []string{"usr/share/base-passwd/passwd.master", "usr/lib/sysusers.d/*.conf"} {
 		files, err := filepath.Glob(h.path(pattern))
 		if err != nil {
 			return nil, err
@@ -102,9 +108,6 @@ func (h *host) packagedUsers() (func(name string) bool, error) {
 			data, err := os.ReadFile(file)
 			if err != nil {
 				return nil, err
-			}
-			if strings.HasSuffix(pattern, "inst") && !bytes.Contains(data, []byte("adduser")) && !bytes.Contains(data, []byte("useradd")) {
-				continue
 			}
 			texts = append(texts, data)
 		}

@@ -31,12 +31,17 @@ type Options struct {
 type host struct {
 	root string // "/" but in tests
 	run  func(ctx context.Context, name string, args ...string) ([]byte, error)
-	dpkg func() (*database, error) // read once
+	// Each is read once.
+	dpkg    func() (*database, error)
+	owned   func() (map[string]string, error)
+	scripts func() ([][]byte, error)
 }
 
 func newHost(root string, run func(context.Context, string, ...string) ([]byte, error)) *host {
 	h := &host{root: root, run: run}
 	h.dpkg = sync.OnceValues(h.readDpkg)
+	h.owned = sync.OnceValues(h.readOwned)
+	h.scripts = sync.OnceValues(h.readScripts)
 	return h
 }
 

@@ -28,12 +28,16 @@ type Facts struct {
 	Rollback *protocol.Release `json:"rollback,omitempty"`
 
 	Units   map[string]string `json:"units,omitempty"`   // attached units of the app -> SHA-256 of the file
-	Enabled map[string]string `json:"enabled,omitempty"` // units of the host that are enabled or masked -> which
+	Enabled map[string]Unit   `json:"enabled,omitempty"` // units of the host that are enabled, masked or have another name
 	Failed  []string          `json:"failed,omitempty"`  // units of the whole host
 
 	// Files below /etc and /usr/local that are not as a package brought them,
 	// by absolute path -> SHA-256, or "-> TARGET" of a link.
 	Files map[string]string `json:"files,omitempty"`
+
+	// Scripted are those of Files that a script of a package names: most likely
+	// it made them.
+	Scripted []string `json:"scripted,omitempty"`
 
 	Sysctls map[string]string   `json:"sysctls,omitempty"` // live values of those that a file in sysctl.d sets, and some more
 	Users   map[string]User     `json:"users,omitempty"`   // people and what no package made
@@ -69,6 +73,12 @@ type Package struct {
 	Base bool `json:"base,omitempty"`
 	// Auto says that another one needs it, or was what brought it.
 	Auto bool `json:"auto,omitempty"`
+}
+
+// Unit is a unit of the host that somebody switched on or off.
+type Unit struct {
+	State   string `json:"state"`             // "enabled", "masked" or "alias of UNIT"
+	Package string `json:"package,omitempty"` // that has the unit
 }
 
 // Provision is the record of the cloud-config that was applied.

@@ -189,16 +189,17 @@ func tree(t *testing.T, files map[string]string) *host {
 func TestFiles(t *testing.T) {
 	const conffile = "Package: p\nStatus: install ok installed\nArchitecture: all\nConffiles:\n /etc/same 098f6bcd4621d373cade4e832627b4f6\n /etc/edited 098f6bcd4621d373cade4e832627b4f6\n"
 	h := tree(t, map[string]string{
-		"var/lib/dpkg/status":      conffile,
-		"var/lib/dpkg/info/p.list": "/etc/same\n/etc/edited\n/etc/made\n/etc/link\n/usr/bin/x\n",
-		"var/lib/ucf/hashfile":     "098f6bcd4621d373cade4e832627b4f6  /etc/asked\n",
-		"etc/same":                 "test",
-		"etc/asked":                "test",
-		"etc/edited":               "edited",
-		"etc/made":                 "by the package's script",
-		"etc/link":                 "-> same",
-		"etc/mine/link":            "-> ../same",
-		"etc/mine/secret":          "hunter2",
+		"var/lib/dpkg/status":          conffile,
+		"var/lib/dpkg/info/q.postinst": "test -e /etc/edited || cp /usr/share/edited /etc/edited\n",
+		"var/lib/dpkg/info/p.list":     "/etc/same\n/etc/edited\n/etc/made\n/etc/link\n/usr/bin/x\n",
+		"var/lib/ucf/hashfile":         "098f6bcd4621d373cade4e832627b4f6  /etc/asked\n",
+		"etc/same":                     "test",
+		"etc/asked":                    "test",
+		"etc/edited":                   "edited",
+		"etc/made":                     "by the package's script",
+		"etc/link":                     "-> same",
+		"etc/mine/link":                "-> ../same",
+		"etc/mine/secret":              "hunter2",
 		"etc/systemd/system/bowl.service.d/x.conf":               "[Service]\n",
 		"etc/systemd/system/multi-user.target.wants/ssh.service": "-> /usr/lib/systemd/system/ssh.service",
 		"etc/systemd/system/sshd.service":                        "-> /usr/lib/systemd/system/ssh.service",
@@ -223,6 +224,7 @@ func TestFiles(t *testing.T) {
 		"/etc/systemd/system/bowl.service.d/x.conf": Digest([]byte("[Service]\n")),
 		"/usr/local/bin/backup":                     Digest([]byte("#!/bin/sh\n")),
 	})
+	equal(t, f.Scripted, []string{"/etc/edited"})
 }
 
 func TestUsers(t *testing.T) {
@@ -253,18 +255,24 @@ func TestSudoersAndEnabled(t *testing.T) {
 		"etc/sudoers":         "test", // as the package brought it
 		"etc/sudoers.d/mine":  "ann ALL=(ALL) ALL\n",
 		"etc/sudoers.d/empty": "# nothing\n",
-		"etc/systemd/system/multi-user.target.wants/ssh.service": "-> /usr/lib/systemd/system/ssh.service",
-		"etc/systemd/system/timers.target.wants/x.timer":         "-> /usr/lib/systemd/system/x.timer",
-		"etc/systemd/system/x.timer":                             "-> /dev/null",
-		"etc/systemd/system/sshd.service":                        "-> /usr/lib/systemd/system/ssh.service",
-		"etc/systemd/system/mine.service":                        "[Service]\n",
+		"etc/systemd/system/multi-user.target.wants/ssh.service":   "-> /usr/lib/systemd/system/ssh.service",
+		"etc/systemd/system/timers.target.wants/x.timer":           "-> /usr/lib/systemd/system/x.timer",
+		"etc/systemd/system/x.timer":                               "-> /dev/null",
+		"etc/systemd/system/getty.target.wants/getty@tty1.service": "-> /usr/lib/systemd/system/getty@.service",
+		"var/lib/dpkg/info/openssh-server.list":                    "/usr/lib/systemd/system/ssh.service\n",
+		"var/lib/dpkg/info/systemd:amd64.list":                     "/usr/lib/systemd/system/getty@.service\n",
+		"etc/systemd/system/sshd.service":                          "-> /usr/lib/systemd/system/ssh.service",
+		"etc/systemd/system/mine.service":                          "[Service]\n",
 	})
 	var f Facts
 	if err := errors.Join(h.sudoers(t.Context(), &f), h.enabled(t.Context(), &f)); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, f.Sudoers, map[string][]string{"/etc/sudoers.d/mine": {"ann ALL=(ALL) ALL"}})
-	equal(t, f.Enabled, map[string]string{"ssh.service": "enabled", "x.timer": "masked", "sshd.service": "alias of ssh.service"})
+	equal(t, f.Enabled, map[string]Unit{
+		"ssh.service": {"enabled", "openssh-server"}, "x.timer": {"masked", ""}, "sshd.service": {"alias of ssh.service", "openssh-server"},
+		"getty@tty1.service": {"enabled", "systemd"},
+	})
 }
 
 func TestReboot(t *testing.T) {

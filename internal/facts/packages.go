@@ -178,12 +178,12 @@ func (h *host) files(ctx context.Context, f *Facts) error {
 			return fs.SkipDir
 		case d.IsDir(), slices.Contains(generated, name), name == sudoersFile, strings.HasPrefix(name, "/etc/ssh/ssh_host_"):
 			return nil
-		case d.Type()&fs.ModeSymlink != 0 && (owned[name] || filepath.Dir(name) == "/"+systemUnits):
+		case d.Type()&fs.ModeSymlink != 0 && (owned[name] != "" || filepath.Dir(name) == "/"+systemUnits):
 			return nil
 		case len(f.Files) >= maxFiles:
 			return fmt.Errorf("more than %d files are not from packages", maxFiles)
 		}
-		what, err := fileFact(full, d, db.conffiles[name], owned[name])
+		what, err := fileFact(full, d, db.conffiles[name], owned[name] != "")
 		if err != nil {
 			return there(err) // one that went away meanwhile
 		}
@@ -192,7 +192,11 @@ func (h *host) files(ctx context.Context, f *Facts) error {
 		}
 		return nil
 	}
-	return errors.Join(filepath.WalkDir(h.path("etc"), walk), there(filepath.WalkDir(h.path("usr/local"), walk)))
+	if err := errors.Join(filepath.WalkDir(h.path("etc"), walk), there(filepath.WalkDir(h.path("usr/local"), walk))); err != nil {
+		return err
+	}
+	f.Scripted, err = h.scripted(f.Files)
+	return err
 }
 
 // isWants tells of the folders in which `systemctl enable` makes its links.
@@ -239,25 +243,64 @@ func md5sum(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// owned are the paths below /etc and /usr/local that packages have.
-func (h *host) owned() (map[string]bool, error) {
+// readOwned finds which package has a path below /etc and /usr/local, and which
+// one has a unit.
+func (h *host) readOwned() (map[string]string, error) {
 	lists, err := filepath.Glob(h.path("var/lib/dpkg/info/*.list"))
 	if err != nil {
 		return nil, err
 	}
-	owned := map[string]bool{}
+	owned := map[string]string{}
 	for _, list := range lists {
 		data, err := os.ReadFile(list)
 		if err != nil {
 			return nil, err
 		}
+		name, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(list), ".list"), ":")
 		for line := range bytes.Lines(data) {
-			if bytes.HasPrefix(line, []byte("/etc/")) || bytes.HasPrefix(line, []byte("/usr/local/")) {
-				owned[string(bytes.TrimSpace(line))] = true
+			for _, dir := range []string{"/etc/", "/usr/local/", packagedUnits + "/"} {
+				if bytes.HasPrefix(line, []byte(dir)) {
+					owned[string(bytes.TrimSpace(line))] = name
+				}
 			}
 		}
 	}
 	return owned, nil
+}
+
+// readScripts reads what packages run when they are installed.
+func (h *host) readScripts() ([][]byte, error) {
+	var all [][]byte
+	for _, pattern := range []string{"*.postinst", "*.preinst"} {
+		files, err := filepath.Glob(h.path("var/lib/dpkg/info/" + pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, data)
+		}
+	}
+	return all, nil
+}
+
+// scripted are the paths that a script of a package names.
+func (h *host) scripted(files map[string]string) ([]string, error) {
+	scripts, err := h.scripts()
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for name := range files {
+		if slices.ContainsFunc(scripts, func(s []byte) bool { return bytes.Contains(s, []byte(name)) }) {
+			all = append(all, name)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
 }
 
 // updates asks apt what it would install, by the lists that it has.

@@ -101,7 +101,11 @@ func (h *host) enabled(_ context.Context, f *Facts) error {
 	if err != nil {
 		return err
 	}
-	f.Enabled = map[string]string{}
+	owners, err := h.owned()
+	if err != nil {
+		return err
+	}
+	f.Enabled = map[string]Unit{}
 	for _, e := range entries {
 		name := e.Name()
 		ext := filepath.Ext(name)
@@ -111,8 +115,10 @@ func (h *host) enabled(_ context.Context, f *Facts) error {
 			if err != nil {
 				return err
 			}
-			if f.Enabled[name] = "alias of " + filepath.Base(to); to == "/dev/null" {
-				f.Enabled[name] = "masked"
+			if to == "/dev/null" {
+				f.Enabled[name] = Unit{"masked", ownerOf(owners, name)}
+			} else {
+				f.Enabled[name] = Unit{"alias of " + filepath.Base(to), ownerOf(owners, filepath.Base(to))}
 			}
 		case e.IsDir() && (ext == ".wants" || ext == ".requires"):
 			wanted, err := os.ReadDir(h.path(filepath.Join(systemUnits, name)))
@@ -120,13 +126,25 @@ func (h *host) enabled(_ context.Context, f *Facts) error {
 				return err
 			}
 			for _, w := range wanted {
-				if f.Enabled[w.Name()] != "masked" {
-					f.Enabled[w.Name()] = "enabled"
+				if f.Enabled[w.Name()].State != "masked" {
+					f.Enabled[w.Name()] = Unit{"enabled", ownerOf(owners, w.Name())}
 				}
 			}
 		}
 	}
 	return nil
+}
+
+const packagedUnits = "/usr/lib/systemd/system"
+
+// ownerOf is the package that has a unit, or the template of an instance.
+func ownerOf(owners map[string]string, unit string) string {
+	if owner := owners[packagedUnits+"/"+unit]; owner != "" {
+		return owner
+	}
+	ext := filepath.Ext(unit)
+	template, _, _ := strings.Cut(strings.TrimSuffix(unit, ext), "@")
+	return owners[packagedUnits+"/"+template+"@"+ext]
 }
 
 func (h *host) failed(ctx context.Context, f *Facts) error {
