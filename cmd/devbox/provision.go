@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -38,6 +39,9 @@ itself unless a new login gets in.`,
 			if err != nil {
 				return badInput{err}
 			}
+			if o.userData && o.dryRun {
+				return badInput{hint.Errorf("give one of them", "--user-data reaches no server, and --dry-run asks one")}
+			}
 			if o.userData {
 				return a.userData(t)
 			}
@@ -47,7 +51,6 @@ itself unless a new login gets in.`,
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what would be done, and change nothing")
 	c.Flags().BoolVar(&o.userData, "user-data", false, "print the cloud-config to create a server with, and reach none")
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
-	c.MarkFlagsMutuallyExclusive("dry-run", "user-data")
 	return c
 }
 
@@ -105,8 +108,8 @@ func (a *app) carryOut(ctx context.Context, t *deploy.Target, g *deploy.Provisio
 	out.Outcome, out.Steps = "done", report.Steps
 	if err != nil {
 		out.Outcome, out.Error, out.Hint = "failed", err.Error(), hint.Of(err)
-		if deploy.Undone(err) {
-			out.Outcome = "undone"
+		if undone := new(provision.UndoneError); errors.As(err, &undone) {
+			out.Outcome, out.Undone = "undone", undone.Lines
 		}
 		return err
 	}

@@ -47,10 +47,9 @@ arm() {
 	for p in $paths; do
 		[ ! -e "$p" ] || cp -a --parents "$p" "$trial.new/saved" || return
 	done
-	if [ -d etc/ufw ]; then
+	if has ufw; then
 		: >"$trial.new/ufw"
-		cp -a --parents etc/ufw "$trial.new/saved" || return
-		[ ! -e etc/default/ufw ] || cp -a --parents etc/default/ufw "$trial.new/saved" || return
+		cp -a --parents etc/ufw etc/default/ufw "$trial.new/saved" || return
 	fi
 	for s in $services; do
 		echo "$s $(systemctl is-enabled "$s" 2>/dev/null) $(systemctl is-active "$s" 2>/dev/null)"

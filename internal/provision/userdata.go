@@ -44,7 +44,7 @@ func recordItem(cloudConfig []byte, w wanted) string {
 	p, _ := plan(cloudConfig)
 	fmt.Fprintf(&b, `# Added by devbox: so that it finds all this applied.
 - |
-  if [ $? = 0 ] && ! grep -aqE '\[(ERROR|CRITICAL)\]: |Running module [a-z_]+ .* failed' /var/log/cloud-init.log`)
+  if [ $? = 0 ] && ! grep -aqE '\[(ERROR|CRITICAL)\]: |(Running module|Package) .* failed' /var/log/cloud-init.log`)
 	if p.packages != "" {
 		fmt.Fprintf(&b, ` &&
     ! dpkg-query -W -f '${db:Status-Status}\n' %s 2>&1 | grep -qvx installed`, p.packages)
