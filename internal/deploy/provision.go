@@ -167,6 +167,9 @@ func (g *Provisioning) Do(ctx context.Context, u *ui.UI) (*provision.Report, err
 	for _, line := range g.Seen.Undone {
 		u.Say("note: an earlier run was undone: %s", line)
 	}
+	if g.Seen.Trial {
+		u.Say("note: an earlier run was cut off; what it left on trial is undone first")
+	}
 	report := &provision.Report{Hash: provision.Hash(g.config)}
 	var err error
 	if g.Changes.Apply {

@@ -81,7 +81,7 @@ func Look(ctx context.Context, r Runner, cloudConfig []byte, deployUser string) 
 	if err != nil {
 		return nil, fmt.Errorf("look at the host: %w", err)
 	}
-	s.skew = s.clock.Sub(time.Now())
+	s.skew = time.Until(s.clock)
 	return s, nil
 }
 
