@@ -178,7 +178,9 @@ func TestRealSecretMissingAtADeploy(t *testing.T) {
 func TestRealLinesThatNameASecret(t *testing.T) {
 	m := realMachine(t)
 	const app = "rel-lines"
-	t.Cleanup(func() { m.sh(t, "rm -f /etc/credstore.encrypted/"+app+".*") })
+	t.Cleanup(func() {
+		m.sh(t, "rm -f /etc/credstore.encrypted/"+app+".* /run/rel-lines.out /run/systemd/system/rel-lines.service; systemctl daemon-reload")
+	})
 	if out, err := m.given("open sesame", m.host+" secret set "+app+" key"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -186,18 +188,19 @@ func TestRealLinesThatNameASecret(t *testing.T) {
 		name, line string
 		want       string // what the service finds; "status N": it does not start
 	}{
-		{"by name", "LoadCredentialEncrypted=rel-lines.key", "rel-lines.key open sesame"},
-		{"by name and path", "LoadCredentialEncrypted=rel-lines.key:/etc/credstore.encrypted/rel-lines.key", "rel-lines.key open sesame"},
-		{"by a pattern", "ImportCredential=rel-lines.*", "rel-lines.key open sesame"},
+		{"by name", "LoadCredentialEncrypted=rel-lines.key", "rel-lines.key:open sesame"},
+		{"by name and path", "LoadCredentialEncrypted=rel-lines.key:/etc/credstore.encrypted/rel-lines.key", "rel-lines.key:open sesame"},
+		{"by a pattern", "ImportCredential=rel-lines.*", "rel-lines.key:open sesame"},
 		{"missing", "LoadCredentialEncrypted=rel-lines.nope", ""},
 		{"missing, with its path", "LoadCredentialEncrypted=rel-lines.nope:/etc/credstore.encrypted/rel-lines.nope", "status 243"},
 		{"by another name", "LoadCredentialEncrypted=key:/etc/credstore.encrypted/rel-lines.key", "status 243"},
 		{"imported by another name", "ImportCredential=rel-lines.key:key", ""},
-		{"in a device sandbox", "LoadCredentialEncrypted=rel-lines.key\nPrivateDevices=yes", "rel-lines.key open sesame"},
+		{"in a device sandbox", "LoadCredentialEncrypted=rel-lines.key\nPrivateDevices=yes", "rel-lines.key:open sesame"},
 	} {
-		properties := "-p '" + strings.ReplaceAll(c.line, "\n", "' -p '") + "'"
-		got := m.sh(t, "systemd-run -q --wait --pipe -p DynamicUser=yes "+properties+
-			` sh -c 'cd "${CREDENTIALS_DIRECTORY:-/nowhere}" && for f in *; do [ ! -e "$f" ] || { echo "$f"; cat "$f"; }; done | paste -sd " "' 2>/dev/null || echo status $?`)
+		unit := "[Service]\nType=oneshot\nDynamicUser=yes\n" + c.line + "\nStandardOutput=truncate:/run/rel-lines.out\n" +
+			"ExecStart=/bin/sh -c 'cd %d && grep -sH \"\" * || true'\n"
+		m.put(t, "/run/systemd/system/rel-lines.service", []byte(unit))
+		got := m.sh(t, "systemctl daemon-reload; if systemctl start rel-lines 2>/dev/null; then cat /run/rel-lines.out; else echo status $(systemctl show -P ExecMainStatus rel-lines); fi")
 		if got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
