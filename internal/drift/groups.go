@@ -94,10 +94,13 @@ func (c *comparison) app() {
 
 	if c.repo.Profile != "" {
 		profile := func(f *facts.Facts) string {
-			if f.Running == nil || f.Running.Settings.Profile != "" {
-				return c.orRunning(f, func() string { return f.Running.Settings.Profile })
+			switch {
+			case f.Running == nil:
+				return c.repo.Profile // that nothing runs is told already
+			case f.Running.Settings.Profile == "":
+				return "default"
 			}
-			return "default"
+			return f.Running.Settings.Profile
 		}
 		r := row{group: app, what: "profile", dev: value(c.dev, profile), target: value(c.target, profile), repo: c.repo.Profile}
 		r.cure = c.deploy(r)
@@ -109,7 +112,7 @@ func (c *comparison) app() {
 	}
 	for _, name := range keys(c, func(f *facts.Facts) map[string]string { return f.Units }, slices.Collect(maps.Keys(c.repo.Units))...) {
 		hash := func(f *facts.Facts) string { return short(f.Units[name]) }
-		r := row{group: app, what: name, dev: value(c.dev, hash), target: value(c.target, hash), repo: short(c.repo.Units[name]), made: false}
+		r := row{group: app, what: name, dev: value(c.dev, hash), target: value(c.target, hash), repo: short(c.repo.Units[name])}
 		if r.repo != "" {
 			r.cure = c.deploy(r)
 		} else if c.both() {
@@ -117,15 +120,6 @@ func (c *comparison) app() {
 		}
 		c.add(r)
 	}
-}
-
-// orRunning is of() where something runs; where nothing does, that is told
-// already, and every value is the repository's.
-func (c *comparison) orRunning(f *facts.Facts, of func() string) string {
-	if f.Running == nil {
-		return c.repo.Profile
-	}
-	return of()
 }
 
 // env compares each host with what devbox.yaml declares for it. That the two
