@@ -231,6 +231,19 @@ func TestContainers(t *testing.T) {
 
 var write = flag.Bool("update", false, "write the golden file instead of comparing it")
 
+// Two architectures have two images, and that is all.
+func TestArchitectures(t *testing.T) {
+	repo, dev, prod := same()
+	dev.Facts.System.Arch, dev.Facts.Running.Digest = "arm64", digestB
+	if found := Compare(repo, dev, prod); Count(found) != 0 || len(found) != 2 {
+		t.Errorf("%+v", found)
+	}
+	dev.Facts.Running = nil
+	if found := Compare(repo, dev, prod); Count(found) != 1 {
+		t.Errorf("%+v", found)
+	}
+}
+
 func TestText(t *testing.T) {
 	repo, dev, prod := same()
 	dev.Facts.System.Host, prod.Facts.System.Host = "bowl", "vps7"

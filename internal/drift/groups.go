@@ -84,8 +84,11 @@ func (c *comparison) app() {
 	r := row{group: app, what: "image", dev: value(c.dev, image), target: value(c.target, image)}
 	if c.both() {
 		r.cure = "`" + c.target.Deploy + "`"
-		if r.dev == "nothing runs" {
+		switch {
+		case r.dev == "nothing runs":
 			r.cure = "`" + c.dev.Deploy + "`"
+		case r.target != "nothing runs" && c.dev.Facts.System.Arch != c.target.Facts.System.Arch:
+			r.expect = "the image is built for each architecture"
 		}
 	} else if r.dev+r.target == "nothing runs" {
 		r.made, r.cure = true, "`"+c.hosts()[0].Deploy+"`"
