@@ -238,6 +238,11 @@ func (g *Provisioning) backOut(ctx context.Context, u *ui.UI, report *provision.
 	if !onTrial(report) {
 		return why
 	}
+	if ctx.Err() == nil && errors.Is(why, remote.ErrLost) {
+		// The firewall that is being set up may have cut it, or the network: the
+		// host does not go on alone.
+		return g.lockedOut(ctx, u, why)
+	}
 	if ctx.Err() == nil {
 		undoing, cancel := context.WithTimeout(ctx, undoLimit)
 		defer cancel()
@@ -273,7 +278,7 @@ func (g *Provisioning) prove(ctx context.Context, u *ui.UI, report *provision.Re
 		return s.End(err, "")
 	}
 	s.Fail()
-	return g.lockedOut(ctx, u, why)
+	return g.lockedOut(ctx, u, fmt.Errorf("with %s applied: %w", g.target.CloudInit(), why))
 }
 
 // dial goes on until it gets in, or cannot.
@@ -327,10 +332,10 @@ func (g *Provisioning) check(ctx context.Context, conn *remote.Conn, user string
 func (g *Provisioning) lockedOut(ctx context.Context, u *ui.UI, why error) error {
 	undone := func(lines []string) error {
 		cure := "correct " + g.target.CloudInit() + " and run this again"
-		if errors.Is(why, remote.ErrAuth) || errors.As(why, new(*remote.ExitError)) {
+		if errors.As(why, new(*remote.ExitError)) { // the deploy user's sudo
 			cure = hint.Of(why) + "; then run this again"
 		}
-		return hint.Wrap(&provision.UndoneError{Why: "with " + g.target.CloudInit() + " applied, " + why.Error(), Lines: lines}, cure)
+		return hint.Wrap(&provision.UndoneError{Why: why.Error(), Lines: lines}, cure)
 	}
 	s := u.Step("undo it")
 	undoing, cancel := context.WithTimeout(ctx, undoLimit)

@@ -195,7 +195,13 @@ const notTrial = "ls -A /var/lib/devbox | grep -v '^provision' ; systemctl list-
 // owner out.
 func TestProvision(t *testing.T) {
 	r := rent(t, "")
-	undone := func(err error, what ...string) {
+	step := func(name string, do func(*testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			r.t = t
+			do(t)
+		})
+	}
+	undone := func(t *testing.T, err error, what ...string) {
 		t.Helper()
 		var e *provision.UndoneError
 		if !errors.As(err, &e) || hint.Of(err) == "" {
@@ -213,7 +219,7 @@ func TestProvision(t *testing.T) {
 		}
 	}
 
-	t.Run("another system is refused", func(t *testing.T) {
+	step("another system is refused", func(t *testing.T) {
 		r.write(server())
 		r.sh("cp -a /etc/os-release /etc/os-release.was; printf 'ID=ubuntu\\nVERSION_ID=24.04\\nPRETTY_NAME=\"Ubuntu 24.04 LTS\"\\n' >/etc/os-release.new; mv -fT /etc/os-release.new /etc/os-release")
 		defer r.sh("mv -fT /etc/os-release.was /etc/os-release")
@@ -227,7 +233,7 @@ func TestProvision(t *testing.T) {
 		}
 	})
 
-	t.Run("without a key of this person", func(t *testing.T) {
+	step("without a key of this person", func(t *testing.T) {
 		for text, want := range map[string]string{
 			string(cloudinit.Render(nil)): "server.yaml has no key for that user",
 			string(cloudinit.Render([]string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3dDJkfJxJ0vrgO8PXsGvUDcS2GsrDFHJZDpMGJcHHz other@test"})): "of your keys",
@@ -239,7 +245,7 @@ func TestProvision(t *testing.T) {
 		}
 	})
 
-	t.Run("the plan changes nothing", func(t *testing.T) {
+	step("the plan changes nothing", func(t *testing.T) {
 		r.write(server())
 		before := r.sh(state)
 		g, err := r.look()
@@ -260,13 +266,13 @@ func TestProvision(t *testing.T) {
 		}
 	})
 
-	t.Run("sshd lets nobody in", func(t *testing.T) {
+	step("sshd lets nobody in", func(t *testing.T) {
 		r.write(with("/etc/ssh/sshd_config.d/10-mine.conf", "AllowUsers somebody\n"))
-		undone(r.provision(), "log in as root", "removed /etc/ssh/sshd_config.d/10-mine.conf")
+		undone(t, r.provision(), "log in as root", "removed /etc/ssh/sshd_config.d/10-mine.conf")
 		r.is("sudo", "visudo -c >/dev/null && echo right", "right")
 	})
 
-	t.Run("a line of sshd's is wrong", func(t *testing.T) {
+	step("a line of sshd's is wrong", func(t *testing.T) {
 		r.write(with("/etc/ssh/sshd_config.d/10-mine.conf", "PortNumber 22\n"))
 		err := r.provision()
 		if step := new(provision.StepError); !errors.As(err, &step) || step.Step != "runcmd" {
@@ -278,14 +284,14 @@ func TestProvision(t *testing.T) {
 		}
 	})
 
-	t.Run("the firewall lets nobody in", func(t *testing.T) {
+	step("the firewall lets nobody in", func(t *testing.T) {
 		r.write(strings.Replace(strings.Replace(with("/etc/nftables.conf", "flush ruleset\ntable inet filter {\n  chain input {\n    type filter hook input priority filter; policy drop;\n  }\n}\n"),
 			"  - dbus\n", "  - dbus\n  - nftables\n", 1), "  - set -eu\n", "  - set -eu\n  - systemctl enable nftables\n  - systemctl restart nftables\n", 1))
-		undone(r.provision(), "removed /etc/nftables.conf", "emptied the firewall")
+		undone(t, r.provision(), "removed /etc/nftables.conf", "emptied the firewall")
 		r.is("rules", "nft list ruleset; systemctl is-enabled nftables", "disabled")
 	})
 
-	t.Run("the power goes while it is on trial", func(t *testing.T) {
+	step("the power goes while it is on trial", func(t *testing.T) {
 		r.write(with("/etc/ssh/sshd_config.d/10-mine.conf", "AllowUsers somebody\n"))
 		g, err := r.begin()
 		if err != nil {
@@ -320,7 +326,7 @@ func TestProvision(t *testing.T) {
 		r.is("left of the trial", "sleep 2; "+notTrial, "undone")
 	})
 
-	t.Run("a server becomes a host", func(t *testing.T) {
+	step("a server becomes a host", func(t *testing.T) {
 		r.write(server())
 		if err := r.provision(); err != nil {
 			t.Fatalf("%v (%s)", err, hint.Of(err))
@@ -339,7 +345,7 @@ func TestProvision(t *testing.T) {
 		}
 	})
 
-	t.Run("what was changed by hand comes back", func(t *testing.T) {
+	step("what was changed by hand comes back", func(t *testing.T) {
 		r.sh("sed -i s/500M/1G/ /etc/systemd/journald.conf.d/60-devbox.conf; chmod 600 /etc/sysctl.d/60-devbox.conf")
 		g, err := r.look()
 		if err != nil {
@@ -362,7 +368,7 @@ func TestProvision(t *testing.T) {
 		}
 	})
 
-	t.Run("by sudo, with a password", func(t *testing.T) {
+	step("by sudo, with a password", func(t *testing.T) {
 		r.sh(`useradd -m -s /bin/bash -G sudo admin && echo 'admin:correct horse' | chpasswd
 			install -d -o admin -g admin -m 700 ~admin/.ssh && install -o admin -g admin -m 600 ~/.ssh/authorized_keys ~admin/.ssh/`)
 		target := r.project.Config.Targets["prod"]
