@@ -131,20 +131,17 @@ func (a *app) connect(ctx context.Context, args []string) (*deploy.Host, error) 
 
 // settle shows an offer, has it confirmed and sees it through.
 func (a *app) settle(ctx context.Context, t *deploy.Target, o *deploy.Offer, f deployFlags) error {
-	if o.Unchanged() && o.Plan.Empty() {
-		a.printSettled(o)
-		return nil
-	}
-	if !a.json {
+	nothing := o.Unchanged() && o.Plan.Empty()
+	if !a.json && !nothing {
 		a.printOffer(t, o)
 	}
 	if f.dryRun {
-		if a.json {
-			a.ui.Value(o.Cycle)
+		if a.json || nothing {
+			a.printSettled(o)
 		}
 		return nil
 	}
-	if !f.yes {
+	if !f.yes && !nothing {
 		if err := a.confirm(ctx, fmt.Sprintf("activate %s on %s?", o.Plan.Release, t.Name), "--yes"); err != nil {
 			return err
 		}
