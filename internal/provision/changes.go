@@ -14,7 +14,7 @@ import (
 
 // Change is one thing that is to be done on a host.
 type Change struct {
-	Kind string `json:"kind"` // install, group, user, key, new file, file, run, do, devbox-host, recovery
+	Kind string `json:"kind"` // install, group, user, key, new file, file, do, run, devbox-host
 	Name string `json:"name"`
 	Why  string `json:"why,omitempty"`
 	Diff string `json:"diff,omitempty"` // of a text file, as diff -u has it
