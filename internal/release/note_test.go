@@ -73,8 +73,8 @@ func TestNotesOfRecovery(t *testing.T) {
 
 // A process asks for a unit of its own once, and only when it changes something.
 func TestShelter(t *testing.T) {
-	f, h, one := first(t)
-	h = New(f, f.root)
+	f, _, one := first(t)
+	h := New(f, f.root)
 	f.shelters, f.notes = 0, nil
 	if _, err := h.Hello(context.Background(), "bowl"); err != nil || f.shelters > 0 {
 		t.Errorf("to say hello: %d, %v", f.shelters, err)
