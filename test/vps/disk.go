@@ -79,11 +79,15 @@ func (s *Server) furnish(ctx context.Context) error {
 		"etc/.updated": "", "var/.updated": "",
 	}
 	if s.options.UserData != nil {
-		// With user data a server lets in whom that names, and nobody else. What
-		// gives it an address is outside of it.
+		// With user data root's keys go to the provider's own user, as everywhere,
+		// and the rest is what these data say. What gives it an address is outside of it.
+		keys := files["root/.ssh/authorized_keys"]
 		delete(files, "root/.ssh/authorized_keys")
 		files["var/lib/cloud/seed/nocloud/user-data"] = string(s.options.UserData)
-		files["var/lib/cloud/seed/nocloud/meta-data"] = "instance-id: " + hex.EncodeToString(id) + "\nlocal-hostname: " + s.options.Name + "\n"
+		files["var/lib/cloud/seed/nocloud/meta-data"] = "instance-id: " + hex.EncodeToString(id) + "\nlocal-hostname: " + s.options.Name + "\npublic-keys:\n"
+		for key := range strings.Lines(keys) {
+			files["var/lib/cloud/seed/nocloud/meta-data"] += "- '" + strings.TrimSpace(key) + "'\n"
+		}
 		files["etc/cloud/cloud.cfg.d/90-provider.cfg"] = "datasource_list: [NoCloud]\nnetwork: {config: disabled}\nresize_rootfs: false\ngrowpart: {mode: off}\n"
 	}
 	for name, text := range files {

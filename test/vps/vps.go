@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,9 @@ type Options struct {
 	// is a server without cloud-init: systemd, an SSH server and apt.
 	UserData []byte
 	Disk     string // its size, as truncate(1) takes it; "" is 4G
-	// Authorized are public keys that root has beside the server's own.
+	// Authorized are public keys that root has beside the server's own, each
+	// with the end of its line. With UserData they are those of the provider's
+	// user, debian, as in Debian's cloud image.
 	Authorized []string
 }
 
@@ -154,6 +157,9 @@ func (s *Server) disk() string { return filepath.Join(s.dir, "disk") }
 // KeyFile is the private key of root's login.
 func (s *Server) KeyFile() string { return filepath.Join(s.dir, "state", "key") }
 
+// Mount makes the disk of a server that is off readable and writable at Root.
+func (s *Server) Mount(ctx context.Context) error { return s.mount(ctx) }
+
 // Boot switches the server on and waits for its SSH server.
 func (s *Server) Boot(ctx context.Context) error {
 	if err := s.mount(ctx); err != nil {
@@ -180,8 +186,12 @@ func (s *Server) Kill(ctx context.Context) error {
 	return s.machine.Kill(ctx)
 }
 
-// Destroy switches the server off and removes all of it.
+// Destroy switches the server off and removes all of it. Of one that is
+// destroyed nothing is left to do.
 func (s *Server) Destroy(ctx context.Context) error {
+	if _, err := os.Stat(s.dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	err := s.Kill(ctx)
 	if err == nil {
 		err = s.unmount(ctx)
@@ -266,30 +276,74 @@ func (s *Server) Shape(ctx context.Context, rate string) error {
 	return nil
 }
 
-// init is the process of this computer that is the server's first.
-func (s *Server) init(ctx context.Context) (string, error) {
+// Traffic is how many bytes have gone to the server and come from it, with all
+// that the network adds, since it was switched on.
+func (s *Server) Traffic(ctx context.Context) (to, from int64, err error) {
 	st, err := s.machine.Status(ctx)
 	if err != nil {
-		return "", err
+		return 0, 0, err
 	}
-	if st.State != vm.Running {
-		return "", fmt.Errorf("server %s is %s", s.options.Name, st.State)
-	}
-	pids, err := run(ctx, "ip", "netns", "pids", st.NetNS)
-	if err != nil {
-		return "", err
-	}
-	for pid := range strings.FieldsSeq(pids) {
-		status, _ := os.ReadFile("/proc/" + pid + "/status")
-		for line := range strings.Lines(string(status)) {
-			if of, ok := strings.CutPrefix(line, "NSpid:"); ok {
-				if f := strings.Fields(of); len(f) > 1 && f[len(f)-1] == "1" {
-					return pid, nil
-				}
-			}
+	for name, n := range map[string]*int64{"tx_bytes": &to, "rx_bytes": &from} {
+		text, err := os.ReadFile(filepath.Join("/sys/class/net", st.Link, "statistics", name))
+		if err == nil {
+			*n, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		}
+		if err != nil {
+			return 0, 0, err
 		}
 	}
-	return "", fmt.Errorf("server %s has no init", s.options.Name)
+	return to, from, nil
+}
+
+// Processes are those of the server that run a program of that name, by their
+// numbers on this computer.
+func (s *Server) Processes(ctx context.Context, name string) ([]int, error) {
+	return s.processes(ctx, func(pid int) bool {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return strings.TrimSpace(string(comm)) == name
+	})
+}
+
+// init is the process of this computer that is the server's first.
+func (s *Server) init(ctx context.Context) (int, error) {
+	found, err := s.processes(ctx, func(pid int) bool {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		for line := range strings.Lines(string(status)) {
+			if of, ok := strings.CutPrefix(line, "NSpid:"); ok {
+				f := strings.Fields(of)
+				return len(f) > 1 && f[len(f)-1] == "1"
+			}
+		}
+		return false
+	})
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("server %s has no init", s.options.Name)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return found[0], nil
+}
+
+func (s *Server) processes(ctx context.Context, is func(pid int) bool) ([]int, error) {
+	st, err := s.machine.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.State != vm.Running {
+		return nil, fmt.Errorf("server %s is %s", s.options.Name, st.State)
+	}
+	list, err := run(ctx, "ip", "netns", "pids", st.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	var found []int
+	for text := range strings.FieldsSeq(list) {
+		if pid, err := strconv.Atoi(text); err == nil && is(pid) {
+			found = append(found, pid)
+		}
+	}
+	return found, nil
 }
 
 func run(ctx context.Context, name string, args ...string) (string, error) {
