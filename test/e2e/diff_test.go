@@ -132,7 +132,7 @@ func withServer(t *testing.T) (*harness.Project, *vps.Server) {
 		t.Fatal(err)
 	}
 	harness.Output(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann@laptop", "-f", filepath.Join(ssh, "id_ed25519"))
-	p := harness.New(t, harness.Options{Home: home, Cache: cache(t, home)})
+	p := harness.New(t, harness.Options{Home: home, Cache: harness.Cache(t, home)})
 	t.Cleanup(func() {
 		if r := p.Run(t, "destroy", "--yes"); r.Code != 0 {
 			t.Error(r)

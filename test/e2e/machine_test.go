@@ -66,37 +66,13 @@ func project(t *testing.T) *harness.Project {
 	harness.Output(t, "mount", "-o", "loop", disk, state)
 	t.Cleanup(func() { harness.Output(t, "umount", state) })
 
-	p := harness.New(t, harness.Options{Home: home, Cache: cache(t, home)})
+	p := harness.New(t, harness.Options{Home: home, Cache: harness.Cache(t, home)})
 	t.Cleanup(func() {
 		if r := p.Run(t, "destroy", "--yes"); r.Code != 0 {
 			t.Error(r)
 		}
 	})
 	return p
-}
-
-// cache is a cache of its own for what the project builds, over the user's for
-// what takes long to make.
-func cache(t *testing.T, home string) string {
-	t.Helper()
-	users, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	own := filepath.Join(home, "cache")
-	for _, kept := range []string{"nspawn", "tools"} {
-		from := filepath.Join(users, "devbox", kept)
-		if err := os.MkdirAll(from, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(filepath.Join(own, "devbox"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(from, filepath.Join(own, "devbox", kept)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return own
 }
 
 // leftovers lists what a machine that is gone still has on this computer.

@@ -81,6 +81,30 @@ func New(t testing.TB, o Options) *Project {
 	return p
 }
 
+// Cache is a cache of its own for what the project builds, over the user's for
+// what takes long to make.
+func Cache(t testing.TB, home string) string {
+	t.Helper()
+	users, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(home, "cache")
+	for _, kept := range []string{"nspawn", "tools"} {
+		from := filepath.Join(users, "devbox", kept)
+		if err := os.MkdirAll(from, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Join(own, "devbox"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(from, filepath.Join(own, "devbox", kept)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return own
+}
+
 // hand gives the project to u: the program that u may run, the modules that u
 // cannot read in this user's cache.
 func (p *Project) hand(t testing.TB, u *user.User) {

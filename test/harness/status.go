@@ -27,10 +27,10 @@ type Status struct {
 	Problem string
 }
 
-// Status asks devbox.
-func (p *Project) Status(t testing.TB) Status {
+// Status asks devbox, of the machine or of a target.
+func (p *Project) Status(t testing.TB, target ...string) Status {
 	t.Helper()
-	r := p.Run(t, "status", "--json")
+	r := p.Run(t, append([]string{"status", "--json"}, target...)...)
 	var s Status
 	if err := json.Unmarshal([]byte(r.Stdout), &s); err != nil {
 		t.Fatalf("%v: %s", err, r)
