@@ -128,13 +128,21 @@ func (a *article) deliver(ctx context.Context, n int) ([]time.Duration, error) {
 // makeTree takes the tree out of devbox's image and gives its units the other
 // name. Litestream stays in the image but does not run twice.
 func (a *article) makeTree() error {
-	img, err := image.Open(filepath.Join(a.dir, "cache", "devbox", "apps", "bowl", "images", "bowl_"+a.version+".raw"))
+	if err := unpack(filepath.Join(a.dir, "cache", "devbox", "apps", "bowl", "images", "bowl_"+a.version+".raw"), a.tree); err != nil {
+		return err
+	}
+	return a.rename()
+}
+
+// unpack takes the tree out of an image.
+func unpack(file, tree string) error {
+	img, err := image.Open(file)
 	if err != nil {
 		return err
 	}
 	defer img.Close()
 	for _, e := range img.Entries() {
-		to := filepath.Join(a.tree, filepath.FromSlash(e.Path))
+		to := filepath.Join(tree, filepath.FromSlash(e.Path))
 		switch {
 		case e.Mode.IsDir():
 			err = os.MkdirAll(to, e.Mode.Perm()|0o700)
@@ -147,7 +155,7 @@ func (a *article) makeTree() error {
 			return err
 		}
 	}
-	return a.rename()
+	return nil
 }
 
 func extract(from fs.FS, e image.Entry, to string) error {

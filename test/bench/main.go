@@ -38,7 +38,7 @@ func main() {
 	flag.IntVar(&o.article, "article-rounds", 5, "samples of the article's flow, which is slow")
 	flag.IntVar(&o.files, "files", 100_000, "files of the big tree, 1 % of them watched")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the big tree is watched without a change")
-	flag.StringVar(&o.only, "only", "", "measure one part: saves, commands, tree, air or article")
+	flag.StringVar(&o.only, "only", "", "measure one part: saves, commands, tree, air, article or deploys")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -76,6 +76,7 @@ func run(ctx context.Context, o options) (err error) {
 		{"commands", "the commands", b.measureCommands},
 		{"air", "air", b.measureAir},
 		{"article", "the article's flow", b.measureArticle},
+		{"deploys", "deploys over a slow link", b.measureDeploys},
 		{"tree", "the big tree", b.measureTree},
 	} {
 		if o.only != "" && o.only != part.key {

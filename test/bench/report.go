@@ -32,6 +32,8 @@ type report struct {
 	AirLost int // saves after which air had nothing running
 	Article flow
 
+	Deploys deploys
+
 	Failed []string // parts that could not be measured to their end
 }
 
@@ -116,6 +118,7 @@ func (r *report) targets() []target {
 				got: fmt.Sprintf("%d ms", r.IdleCPU.Milliseconds()), ok: r.IdleCPU <= 100*time.Millisecond},
 			target{what: "memory of devbox then, resident", limit: "≤ 60 MB", got: megabytes(r.Resident), ok: r.Resident <= most})
 	}
+	all = append(all, r.Deploys.targets()...)
 	limit("`devbox --help`", 30*time.Millisecond, r.Help.median())
 	limit("`devbox up` with nothing to do", time.Second, r.Up.median())
 	return all
@@ -161,6 +164,7 @@ func (r *report) markdown(chart string) []byte {
 	r.missed(p)
 	r.saves(p)
 	r.sideBySide(p)
+	r.Deploys.write(p)
 	p("## The rest\n")
 	p("| | median | p95 | min | max | samples |\n|---|---|---|---|---|---|")
 	p("| `devbox watch` on %d files: from its start to \"%s\" | %s |", r.files, r.TreeSaid, r.Ready.row())
