@@ -1,5 +1,5 @@
-# devbox: `make build`, `make demo`, `make test`, `make fuzz`, `make lint`,
-# `make bench`.
+# devbox: `make build`, `make demo`, `make test`, `make torture`, `make fuzz`,
+# `make lint`, `make bench`.
 # Everything that is downloaded or built once is kept outside the repository,
 # under $XDG_CACHE_HOME/devbox (~/.cache/devbox).
 
@@ -8,10 +8,11 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GO      := CGO_ENABLED=0 go
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/devbox
 FUZZTIME ?= 10s
+CUTS     ?= 200
 GOLANGCI  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 
-.PHONY: build demo test fuzz lint bench cross clean
+.PHONY: build demo test torture fuzz lint bench cross clean
 
 build: ## bin/devbox, and the host programs beside it
 	$(GO) build -trimpath -ldflags="$(LDFLAGS)" -o bin/devbox ./cmd/devbox
@@ -24,6 +25,10 @@ demo: build ## the example, up and answering
 
 test: build ## everything that this machine can run; says what it skipped and why
 	test/run $(GOTESTSUM)
+
+torture: build ## a server in production loses its power CUTS times; writes docs/torture.md
+	DEVBOX_TEST_CUTS=$(CUTS) DEVBOX_TEST_TORTURE=docs/torture.md \
+		go test -count=1 -v -timeout 4h -run 'TestProduction/(story|power_cuts)$$' ./test/prod
 
 fuzz: ## every fuzz test of every package for FUZZTIME
 	set -e; for package in $$(go list ./...); do \
