@@ -132,6 +132,12 @@ func TestCompare(t *testing.T) {
 			dev.Facts.Files["/etc/systemd/system/bowl.service.d/50-devbox.conf"] = digestA
 		}, "",
 			Difference{files, "/etc/systemd/system/bowl.service.d/50-devbox.conf", "aaaaaaaaaaaa", "", "", Expected, "made by devbox, of the environment of bowl.service", ""}},
+		{"a changed file, with the same modules", func(_ *Repo, dev, prod *Host) {
+			dev.Facts.Packages["libpam-systemd"] = facts.Package{Version: "257", Base: true}
+			prod.Facts.Packages["libpam-systemd"] = facts.Package{Version: "257", Base: true}
+			prod.Facts.Files["/etc/nsswitch.conf"] = digestA
+			dev.Facts.Files["/etc/nsswitch.conf"] = digestB
+		}, "", Difference{files, "/etc/nsswitch.conf", "bbbbbbbbbbbb", "aaaaaaaaaaaa", "", Drift, "", "bring it into cloud-init/server.yaml, or make it the same by hand"}},
 		{"a masked unit", func(_ *Repo, _, prod *Host) {
 			prod.Facts.Enabled["apt-daily.timer"] = facts.Unit{State: "masked", Package: "systemd"}
 		}, "",
@@ -213,6 +219,18 @@ func TestWantedSSHD(t *testing.T) {
 	}
 }
 
+// Packages with modules edit files of others.
+func TestModules(t *testing.T) {
+	repo, dev, prod := same()
+	for name, module := range map[string]string{"/etc/nsswitch.conf": "libnss-mymachines", "/etc/pam.d/common-session": "libpam-systemd"} {
+		dev.Facts.Files[name], prod.Facts.Files[name] = digestA, digestB
+		dev.Facts.Packages[module] = facts.Package{Version: "257", Auto: true}
+	}
+	if found := Compare(repo, dev, prod); Count(found) != 0 || len(found) != 4 {
+		t.Errorf("%+v", found)
+	}
+}
+
 func TestContainers(t *testing.T) {
 	repo, dev, prod := same()
 	dev.Facts.System.Virt, dev.Facts.System.Kernel = "systemd-nspawn", "6.18.4"
@@ -224,7 +242,9 @@ func TestContainers(t *testing.T) {
 	}
 	// A container has a network of its own.
 	dev.Facts.Sysctls["net.core.somaxconn"] = "128"
-	if found = Compare(repo, dev, prod); Count(found) != 1 {
+	// What a person masks there is drift as anywhere.
+	dev.Facts.Enabled["apt-daily.timer"] = facts.Unit{State: "masked", Package: "systemd"}
+	if found = Compare(repo, dev, prod); Count(found) != 2 {
 		t.Errorf("%+v", found)
 	}
 }

@@ -299,8 +299,11 @@ func (c *comparison) explainFile(name string, r row) string {
 			return "made by devbox, of the environment of " + unit
 		}
 	}
-	if strings.HasPrefix(name, "/etc/pam.d/common-") && c.both() && !slices.Equal(pam(c.dev), pam(c.target)) {
+	if strings.HasPrefix(name, "/etc/pam.d/common-") && c.both() && !slices.Equal(named(c.dev, "libpam-"), named(c.target, "libpam-")) {
 		return "made of the PAM modules that are installed, which are not the same"
+	}
+	if name == "/etc/nsswitch.conf" && c.both() && !slices.Equal(named(c.dev, "libnss-"), named(c.target, "libnss-")) {
+		return "made of the NSS modules that are installed, which are not the same"
 	}
 	only := c.only(r.dev, r.target)
 	if only == nil {
@@ -315,10 +318,13 @@ func (c *comparison) explainFile(name string, r row) string {
 	return ""
 }
 
-// pam are the packages that add modules to PAM.
-func pam(h *Host) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.Facts.Packages)), func(name string) bool { return !strings.HasPrefix(name, "libpam-") })
+// named are a host's packages whose names begin so.
+func named(h *Host, prefix string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(h.Facts.Packages)), func(name string) bool { return !strings.HasPrefix(name, prefix) })
 }
+
+// idle are units that have nothing to do in a container.
+var idle = regexp.MustCompile(`^((console-|container-)?getty[@.]|console-getty\.|dev-|fstrim\.|sshd-keygen\.|sys-|systemd-(modules-load|pstore|udev|random-seed))`)
 
 func (c *comparison) units() {
 	if !c.read(units, "enabled units") {
@@ -343,7 +349,7 @@ func (c *comparison) explainUnit(name string, r row) string {
 				return "of the app " + other + ", which devbox runs there"
 			}
 		}
-		if contained(h) && (h == c.dev && r.dev == "masked" || h == c.target && r.target == "masked") {
+		if contained(h) && idle.MatchString(name) && (h == c.dev && r.dev == "masked" || h == c.target && r.target == "masked") {
 			return "masked in a container, where it has nothing to do"
 		}
 	}

@@ -30,6 +30,10 @@ func TestDiff(t *testing.T) {
 	p.Must(t, "up")
 	p.Must(t, "provision", "prod", "--yes")
 	p.Must(t, "deploy", "prod", "--yes")
+	// What only a server of test/vps has: a second key, and loop devices.
+	if _, err := server.Run(t.Context(), "sed -i '/ann@laptop/!d' /root/.ssh/authorized_keys; rm /etc/tmpfiles.d/loop-devices.conf"); err != nil {
+		t.Fatal(err)
+	}
 
 	if d := diff(t, p, 0, "prod"); len(d.Notes) > 0 {
 		t.Errorf("notes %q", d.Notes)
@@ -42,7 +46,7 @@ func TestDiff(t *testing.T) {
 	if _, err := server.Run(t.Context(), facts); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > time.Second {
 		t.Errorf("%s took %s", facts, took)
 	} else {
 		t.Logf("%s took %s", facts, took)
