@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"slices"
 	"strings"
 	"time"
 
@@ -68,7 +67,7 @@ func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 	var refused *HostError
 	if errors.As(err, &refused) && refused.Code == protocol.CodeNoImage {
 		// The host deletes old images, and told of them once, as the session began.
-		h.Welcome.Images = slices.DeleteFunc(h.Welcome.Images, func(d string) bool { return d == a.Digest.String() })
+		h.forget(a)
 		result, err = h.shipAndActivate(ctx, a, c)
 	}
 	if err != nil {

@@ -73,16 +73,24 @@ func (t *Target) Offer(ctx context.Context, u *ui.UI, opts DeployOptions) (_ *Of
 	if err := o.build(ctx, u, dev, opts); err != nil {
 		return nil, err
 	}
-	s := u.Step("ship %s, %s", o.art.Version(), ui.Bytes(o.art.Size))
-	sent, err := o.ship(ctx)
-	if s.End(err, shippedText(sent)) != nil {
-		return nil, err
-	}
 	o.req = protocol.Activate{Digest: o.art.Digest.String(), Settings: h.settings(), Source: o.art.Source, All: opts.All}
 	if o.req.Signature, err = t.sign(ctx, o.req); err != nil {
 		return nil, err
 	}
-	return o, o.plan(ctx)
+	if err := o.ship(ctx, u); err != nil {
+		return nil, err
+	}
+	err = o.plan(ctx)
+	var refused *HostError
+	if errors.As(err, &refused) && refused.Code == protocol.CodeNoImage {
+		// What the server had of it is gone meanwhile, or damaged.
+		h.forget(o.art)
+		if err := o.ship(ctx, u); err != nil {
+			return nil, err
+		}
+		err = o.plan(ctx)
+	}
+	return o, err
 }
 
 // OfferRelease asks what it would take to bring a release of the server's
@@ -188,14 +196,15 @@ func (o *Offer) prove(dev devSeen, a *Artifact, opts DeployOptions) error {
 	return nil
 }
 
-func (o *Offer) ship(ctx context.Context) (Shipped, error) {
+func (o *Offer) ship(ctx context.Context, u *ui.UI) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, shipLimit, fmt.Errorf("not sent within %s", shipLimit))
 	defer cancel()
+	s := u.Step("ship %s, %s", o.art.Version(), ui.Bytes(o.art.Size))
 	begin := time.Now()
 	sent, err := o.host.Ship(ctx, o.art)
-	o.Cycle.Wire = sent.Wire
+	o.Cycle.Wire += sent.Wire
 	o.Cycle.ended(protocol.Phase{Name: "ship", Took: time.Since(begin)})
-	return sent, err
+	return s.End(err, shippedText(sent))
 }
 
 // shipLimit bounds sending an image over a slow line.

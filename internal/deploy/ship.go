@@ -35,6 +35,11 @@ func (h *Host) Ship(ctx context.Context, a *Artifact) (Shipped, error) {
 	return sent, nil
 }
 
+// forget has an image sent again that the host was thought to have.
+func (h *Host) forget(a *Artifact) {
+	h.Welcome.Images = slices.DeleteFunc(h.Welcome.Images, func(d string) bool { return d == a.Digest.String() })
+}
+
 // shipDelta sends against what runs on the host if that is at hand here, or
 // else against any other image that both sides have.
 func (h *Host) shipDelta(ctx context.Context, a *Artifact) (Shipped, error) {

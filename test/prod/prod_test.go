@@ -39,6 +39,7 @@ func TestProduction(t *testing.T) {
 		{"two apps", testTwoApps},
 		{"two at once", testTwoAtOnce},
 		{"broken releases", testBroken},
+		{"damaged images", testDamaged},
 		{"logins", testLogins},
 		{"killed", testKilled},
 		{"power cuts", testPowerCuts},
