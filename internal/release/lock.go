@@ -49,11 +49,11 @@ func (a *app) lock(ctx context.Context, who string, wait time.Duration) (unlock 
 func (a *app) openLocked(ctx context.Context, give time.Time) (*os.File, error) {
 	for {
 		if err := os.MkdirAll(a.dir(), 0o755); err != nil {
-			return nil, err
+			return nil, readOnly(err)
 		}
 		f, err := os.OpenFile(a.place.lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
 		if err != nil {
-			return nil, err
+			return nil, readOnly(err)
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil && isOpen(f) {
@@ -78,6 +78,15 @@ func (a *app) openLocked(ctx context.Context, give time.Time) (*os.File, error) 
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// readOnly gives a file system that takes no writes its cure. The kernel makes
+// one so by itself when its disk fails.
+func readOnly(err error) error {
+	if errors.Is(err, unix.EROFS) {
+		return hint.Wrap(err, "find out on the host why (`dmesg`: a disk may be failing), and mount it for writing again")
+	}
+	return err
 }
 
 // isOpen says whether f is still what its name leads to: [Host.Forget] deletes

@@ -39,7 +39,7 @@ func testBroken(t *testing.T, s *site) {
 		{what: "the port changed, and the health check did not", file: units + "bowl.socket", old: "ListenStream=8080", new: "ListenStream=8088",
 			code: 3, says: "8080"},
 		{what: "for another architecture", file: "scripts/build.sh", old: `put "$binary"`, new: `put ` + foreign(), code: 2, says: "usr/bin/bowl", untouched: true},
-		{what: "the disk is full", file: page, old: "</h1>", new: ", full</h1>", on: "fallocate -l $(($(stat -f -c '%a*%S' / ) - 30000000)) /filler",
+		{what: "the disk is full", file: page, old: "</h1>", new: ", full</h1>", on: "rm -f /var/lib/devbox/bowl/images/.next-*; fallocate -l $(($(stat -f -c '%a*%S' / ) - 30000000)) /filler",
 			off: "rm /filler", code: 1, says: "space", untouched: true},
 		{what: "/var is read-only", file: page, old: "</h1>", new: ", read</h1>",
 			on:  "mount --bind /var/lib/devbox /var/lib/devbox && mount -o remount,bind,ro /var/lib/devbox",
