@@ -40,11 +40,8 @@ the new release by itself, watches it for a while and keeps it, or goes back.`,
 				return err
 			}
 			offer, err := t.Offer(c.Context(), a.ui, opts)
-			if err != nil {
-				return err
-			}
 			defer offer.Close()
-			return a.settle(c.Context(), t, offer, o)
+			return a.settle(c.Context(), t, offer, err, o)
 		},
 	}
 	o.flags(c)
@@ -73,11 +70,8 @@ before the running one. What the app itself has stored stays as it is.`,
 				release = args[1]
 			}
 			offer, err := t.OfferRelease(c.Context(), a.ui, release)
-			if err != nil {
-				return err
-			}
 			defer offer.Close()
-			return a.settle(c.Context(), t, offer, o)
+			return a.settle(c.Context(), t, offer, err, o)
 		},
 	}
 	o.flags(c)
@@ -129,51 +123,72 @@ func (a *app) connect(ctx context.Context, args []string) (*deploy.Host, error) 
 	return t.Connect(ctx)
 }
 
-// settle shows an offer, has it confirmed and sees it through.
-func (a *app) settle(ctx context.Context, t *deploy.Target, o *deploy.Offer, f deployFlags) error {
-	nothing := o.Unchanged() && o.Plan.Empty()
-	if !a.json && !nothing {
-		a.printOffer(t, o)
-	}
-	if f.dryRun {
-		if a.json || nothing {
-			a.printSettled(o)
-		}
+// settle shows an offer, has it confirmed and sees it through; err is why there
+// is none.
+func (a *app) settle(ctx context.Context, t *deploy.Target, o *deploy.Offer, err error, f deployFlags) error {
+	nothing := err == nil && o.Unchanged() && o.Plan.Empty()
+	switch {
+	case err != nil:
+	case nothing && !f.dryRun:
+		err = o.Accept(ctx, a.ui) // the server notes what of it is new
+	case nothing:
+	case f.dryRun && !a.json:
+		a.printOffer(t, o, a.ui.Result)
 		return nil
-	}
-	if !f.yes && !nothing {
-		if err := a.confirm(ctx, fmt.Sprintf("activate %s on %s?", o.Plan.Release, t.Name), "--yes"); err != nil {
-			return err
+	case !f.dryRun:
+		a.printOffer(t, o, a.ui.Say)
+		if !f.yes {
+			if err := a.confirm(ctx, a.question(t, o), "--yes"); err != nil {
+				return err
+			}
 		}
+		err = o.Accept(ctx, a.ui)
 	}
-	err := o.Accept(ctx, a.ui)
 	if a.json || err == nil {
 		a.printSettled(o)
 	}
 	return err
 }
 
-func (a *app) printOffer(t *deploy.Target, o *deploy.Offer) {
+func (a *app) question(t *deploy.Target, o *deploy.Offer) string {
+	if o.Plan.Of != "" {
+		return fmt.Sprintf("bring %s back on %s?", o.Plan.Of, t.Name)
+	}
+	return fmt.Sprintf("activate %s on %s?", o.Plan.Release, t.Name)
+}
+
+func (a *app) printOffer(t *deploy.Target, o *deploy.Offer, say func(format string, args ...any)) {
 	c := o.Cycle
 	before := "nothing before"
 	if c.Serving != "" {
 		before = "instead of " + c.Serving
 	}
-	a.ui.Say("%s on %s (%s), %s", o.Plan.Release, t.Name, t.Host, before)
+	what := o.Plan.Release
+	if o.Plan.Of != "" {
+		what += ", which is " + o.Plan.Of + " again,"
+	}
+	say("%s on %s (%s), %s", what, t.Name, t.Host, before)
+	image := c.Version
 	if o.Proof != "" {
-		a.ui.Say("  image     %s %s", c.Version, o.Proof)
-		a.ui.Say("  sent      %s", ui.Bytes(c.Wire))
+		image += " " + o.Proof
+	}
+	say("  image     %s", image)
+	if o.Plan.Source != "" {
+		say("  commit    %s", o.Plan.Source)
+	}
+	if o.Plan.Of == "" {
+		say("  sent      %s", ui.Bytes(c.Wire))
 	}
 	for _, list := range []struct {
 		what  string
 		units []protocol.UnitWhy
 	}{{"restart", o.Plan.Restart}, {"stays", o.Plan.Stay}, {"remove", o.Plan.Remove}} {
 		for _, u := range list.units {
-			a.ui.Say("  %-9s %s: %s", list.what, u.Unit, u.Why)
+			say("  %-9s %s: %s", list.what, u.Unit, u.Why)
 		}
 	}
-	if o.Proof == "" {
-		a.ui.Say("  note      what the app itself has stored is not rolled back")
+	if o.Plan.Of != "" {
+		say("  note      what the app itself has stored is not rolled back")
 	}
 }
 
@@ -195,20 +210,21 @@ func (a *app) releases(ctx context.Context, h *deploy.Host) error {
 	if err != nil {
 		return err
 	}
-	if a.json {
-		for _, r := range all {
-			a.ui.Value(r)
-		}
-		return nil
-	}
 	st, err := h.Status(ctx, h.App())
 	if err != nil {
 		return err
 	}
+	runs := func(r protocol.Release) bool { return st.Current != nil && st.Current.ID == r.ID }
+	if a.json {
+		for _, r := range all {
+			a.ui.Value(listed{r, runs(r)})
+		}
+		return nil
+	}
 	rows := make([][]string, len(all))
 	for i, r := range all {
 		mark := ""
-		if st.Current != nil && st.Current.ID == r.ID {
+		if runs(r) {
 			mark = "runs"
 		}
 		rows[i] = []string{r.ID, mark, r.At.Local().Format(time.DateTime), short(r.Digest), r.Source, r.By, resultOf(r)}
@@ -219,6 +235,12 @@ func (a *app) releases(ctx context.Context, h *deploy.Host) error {
 		a.ui.Say("nothing was ever released there")
 	}
 	return nil
+}
+
+// listed is a release as releases prints it with --json.
+type listed struct {
+	protocol.Release
+	Runs bool `json:"runs,omitempty"`
 }
 
 // resultOf says how a release ended.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 
 	"devbox/internal/hint"
 	"devbox/internal/remote"
@@ -33,7 +34,10 @@ func (a *app) sshOptions(home string) remote.Options {
 		return a.readHidden(ctx, fmt.Sprintf("passphrase of %s: ", file))
 	}
 	o.Answer = func(ctx context.Context, q remote.Question) (string, error) {
-		prompt := fmt.Sprintf("%s@%s: %s", q.User, q.Host, q.Prompt)
+		prompt := q.Prompt
+		if who := q.User + "@" + q.Host; !strings.HasPrefix(prompt, who) {
+			prompt = who + ": " + prompt
+		}
 		if q.Echo {
 			return a.readShown(ctx, prompt)
 		}
@@ -41,6 +45,7 @@ func (a *app) sshOptions(home string) remote.Options {
 		return string(text), err
 	}
 	o.ConfirmHostKey = func(ctx context.Context, unknown *remote.HostKeyUnknownError) (bool, error) {
+		defer a.ui.Ask()()
 		fmt.Fprintf(a.stderr, "the host %s is not known yet; it shows the %s key\n  %s\n", unknown.Host, unknown.KeyType, unknown.Fingerprint)
 		err := a.confirm(ctx, "is that its key? Its owner or provider can tell; `ssh-keygen -lf` on the host prints it.", "")
 		if errors.Is(err, errNotConfirmed) {
@@ -65,6 +70,7 @@ func (a *app) readHidden(ctx context.Context, prompt string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer a.ui.Ask()()
 	fmt.Fprint(a.stderr, prompt)
 	defer fmt.Fprintln(a.stderr)
 	type answer struct {
@@ -87,6 +93,7 @@ func (a *app) readHidden(ctx context.Context, prompt string) ([]byte, error) {
 
 // readShown asks for one line.
 func (a *app) readShown(ctx context.Context, prompt string) (string, error) {
+	defer a.ui.Ask()()
 	fmt.Fprint(a.stderr, prompt)
 	return readLine(ctx, a.stdin)
 }

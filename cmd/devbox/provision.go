@@ -31,13 +31,9 @@ itself unless a new login gets in.`,
 		Example: "  devbox provision prod --dry-run\n  devbox provision prod --user-data >user-data",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := a.project()
+			t, err := a.target(args[0])
 			if err != nil {
 				return err
-			}
-			t, err := p.Target(args[0])
-			if err != nil {
-				return badInput{err}
 			}
 			if o.userData && o.dryRun {
 				return badInput{hint.Errorf("give one of them", "--user-data reaches no server, and --dry-run asks one")}
@@ -57,9 +53,9 @@ itself unless a new login gets in.`,
 // provisioned is what --json prints.
 type provisioned struct {
 	Target  string             `json:"target"`
-	OS      string             `json:"os"`
-	Arch    string             `json:"arch"`
-	Outcome string             `json:"outcome"` // unchanged, planned, done, failed, undone
+	OS      string             `json:"os,omitempty"`
+	Arch    string             `json:"arch,omitempty"`
+	Outcome string             `json:"outcome"` // not-begun, unchanged, planned, done, failed, undone
 	Changes []provision.Change `json:"changes,omitempty"`
 	Steps   []provision.Step   `json:"steps,omitempty"`
 	Undone  []string           `json:"undone,omitempty"`
@@ -70,6 +66,9 @@ type provisioned struct {
 func (a *app) provision(ctx context.Context, t *deploy.Target, o provisionOptions) error {
 	g, err := t.Provisioning(ctx, a.ui)
 	if err != nil {
+		if a.json {
+			a.ui.Value(provisioned{Target: t.Name, Outcome: deploy.NotBegun, Error: err.Error(), Hint: hint.Of(err)})
+		}
 		return err
 	}
 	defer g.Close()

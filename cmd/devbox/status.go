@@ -93,6 +93,9 @@ func (a *app) targetStatus(ctx context.Context, name string) error {
 	}
 	h, err := t.Connect(ctx)
 	if err != nil {
+		if a.json {
+			a.ui.Value(report{App: t.App(), Target: name, Problem: err.Error()})
+		}
 		return err
 	}
 	defer h.Close()
@@ -105,8 +108,8 @@ func (a *app) targetStatus(ctx context.Context, name string) error {
 	}()
 	a.askApp(ctx, h, &r)
 	<-asked
-	if unread != nil && r.Problem == "" {
-		r.Problem = unread.Error()
+	if unread != nil {
+		a.ui.Say("note: what else there is to know of the server is not: %v", unread)
 	}
 	if a.json {
 		a.ui.Value(r)

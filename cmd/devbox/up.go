@@ -143,6 +143,7 @@ func (a *app) confirm(ctx context.Context, question, flag string) error {
 	if !a.canAsk() {
 		return badInput{fmt.Errorf("%s give %s to say so without a terminal", question, flag)}
 	}
+	defer a.ui.Ask()()
 	fmt.Fprintf(a.stderr, "%s [y/N] ", question)
 	return readYes(ctx, a.stdin)
 }

@@ -23,6 +23,7 @@ type Cycle struct {
 	Version string             `json:"version,omitempty"` // of the image
 	Release string             `json:"release,omitempty"`
 	Serving string             `json:"serving,omitempty"`
+	Of      string             `json:"of,omitempty"` // the release that a rollback brings back
 	Restart []protocol.UnitWhy `json:"restart,omitempty"`
 	Stay    []protocol.UnitWhy `json:"stay,omitempty"`
 	Remove  []protocol.UnitWhy `json:"remove,omitempty"`
@@ -40,6 +41,7 @@ const (
 	BadImage    = "bad-image"    // the old release serves on
 	BadSettings = "bad-settings" // the old release serves on, by the settings before
 	HostLost    = "host-lost"    // the host finishes or undoes it by itself
+	NotBegun    = "not-begun"    // nothing that runs was touched
 )
 
 // shipTime bounds sending an image, whole and over a slow line, beside the
@@ -81,7 +83,7 @@ func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 		h.Welcome.Current = a.Digest.String()
 		return nil
 	default:
-		return &RolledBackError{result}
+		return &RolledBackError{Result: result}
 	}
 }
 

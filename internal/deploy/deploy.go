@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"devbox/internal/hint"
@@ -27,9 +26,10 @@ type Offer struct {
 	// Proof says where the image ran before, or that it did not.
 	Proof string
 
-	host *Host
-	req  protocol.Activate
-	art  *Artifact // nil: a release of the server's own history
+	target *Target
+	host   *Host // nil until it is connected
+	req    protocol.Activate
+	art    *Artifact // nil: a release of the server's own history
 }
 
 // Unchanged says that the release runs there already, with the same settings.
@@ -40,7 +40,9 @@ func (o *Offer) Close() {
 	if o.art != nil {
 		o.art.Close()
 	}
-	o.host.Close()
+	if o.host != nil {
+		o.host.Close()
+	}
 }
 
 // UnprovenError is an image that did not run on the dev machine.
@@ -54,65 +56,81 @@ func (e *UnprovenError) Error() string {
 }
 
 // Offer builds the image, brings it to the server and asks what it would do.
-// The caller closes the Offer.
-func (t *Target) Offer(ctx context.Context, u *ui.UI, opts DeployOptions) (_ *Offer, err error) {
-	begin := time.Now()
+// The caller closes the Offer. Beside an error its Cycle tells how far that came.
+func (t *Target) Offer(ctx context.Context, u *ui.UI, opts DeployOptions) (*Offer, error) {
+	o := &Offer{target: t, Cycle: &Cycle{At: time.Now(), Target: t.Name}}
+	return o.begun(o.deployment(ctx, u, opts))
+}
+
+// OfferRelease asks what it would take to bring a release of the server's
+// history back: "rN" or [protocol.Previous]. It is like Offer in all else.
+func (t *Target) OfferRelease(ctx context.Context, u *ui.UI, release string) (*Offer, error) {
+	o := &Offer{target: t, Cycle: &Cycle{At: time.Now(), Target: t.Name}}
+	return o.begun(o.rollback(ctx, u, release))
+}
+
+// begun ends the making of an offer. Whatever went wrong, nothing that runs was
+// touched.
+func (o *Offer) begun(err error) (*Offer, error) {
+	if err == nil {
+		return o, nil
+	}
+	c := o.Cycle
+	c.Took = time.Since(c.At)
+	if c.fail(err); c.Outcome == protocol.Failed || c.Outcome == HostLost {
+		c.Outcome = NotBegun
+	}
+	return o, err
+}
+
+func (o *Offer) deployment(ctx context.Context, u *ui.UI, opts DeployOptions) error {
 	dev := make(chan devSeen, 1)
-	go func() { dev <- t.project.askDev(ctx) }()
-	h, err := t.Connect(ctx)
-	if err != nil {
-		return nil, err
+	go func() { dev <- o.target.project.askDev(ctx) }()
+	if err := o.connect(ctx, u); err != nil {
+		return err
 	}
-	o := &Offer{host: h, Cycle: &Cycle{At: begin, Target: t.Name}}
-	defer func() {
-		if err != nil {
-			o.Close()
-		}
-	}()
-	t.greeted(u, h)
 	if err := o.build(ctx, u, dev, opts); err != nil {
-		return nil, err
+		return err
 	}
-	o.req = protocol.Activate{Digest: o.art.Digest.String(), Settings: h.settings(), Source: o.art.Source, All: opts.All}
-	if o.req.Signature, err = t.sign(ctx, o.req); err != nil {
-		return nil, err
+	o.req = protocol.Activate{Digest: o.art.Digest.String(), Settings: o.host.settings(), Source: o.art.Source, All: opts.All}
+	var err error
+	if o.req.Signature, err = o.target.sign(ctx, o.req); err != nil {
+		return err
 	}
 	if err := o.ship(ctx, u); err != nil {
-		return nil, err
+		return err
 	}
 	err = o.plan(ctx)
 	var refused *HostError
 	if errors.As(err, &refused) && refused.Code == protocol.CodeNoImage {
 		// What the server had of it is gone meanwhile, or damaged.
-		h.forget(o.art)
+		o.host.forget(o.art)
 		if err := o.ship(ctx, u); err != nil {
-			return nil, err
+			return err
 		}
 		err = o.plan(ctx)
 	}
-	return o, err
+	return err
 }
 
-// OfferRelease asks what it would take to bring a release of the server's
-// history back: "rN" or [protocol.Previous]. The caller closes the Offer.
-func (t *Target) OfferRelease(ctx context.Context, u *ui.UI, release string) (*Offer, error) {
-	h, err := t.Connect(ctx)
-	if err != nil {
-		return nil, err
+func (o *Offer) rollback(ctx context.Context, u *ui.UI, release string) error {
+	if err := o.connect(ctx, u); err != nil {
+		return err
 	}
-	t.greeted(u, h)
-	o := &Offer{host: h, Cycle: &Cycle{At: time.Now(), Target: t.Name}, req: protocol.Activate{Release: release}}
-	if err := o.plan(ctx); err != nil {
-		o.Close()
-		return nil, err
+	o.req = protocol.Activate{Release: release}
+	err := o.plan(ctx)
+	var refused *HostError
+	if errors.As(err, &refused) && refused.Code == protocol.CodeNoRelease {
+		return hint.Wrap(err, fmt.Sprintf("choose another one: `devbox releases %s` lists them", o.target.Name))
 	}
-	return o, nil
+	return err
 }
 
-func (t *Target) greeted(u *ui.UI, h *Host) {
-	if h.Welcome.Recovered != "" {
-		u.Say("%s: %s", t.Name, h.Welcome.Recovered)
+func (o *Offer) connect(ctx context.Context, u *ui.UI) (err error) {
+	if o.host, err = o.target.Connect(ctx); err == nil && o.host.Welcome.Recovered != "" {
+		u.Say("%s: %s", o.target.Name, o.host.Welcome.Recovered)
 	}
+	return err
 }
 
 func shippedText(s Shipped) string {
@@ -133,7 +151,7 @@ func (o *Offer) build(ctx context.Context, u *ui.UI, dev <-chan devSeen, opts De
 		return err
 	}
 	o.Cycle.Version = o.art.Version()
-	for _, w := range append(o.art.Warnings, o.host.project.Verify(ctx, o.art)...) {
+	for _, w := range append(o.art.Warnings, o.target.project.Verify(ctx, o.art)...) {
 		u.Say("warning: %s", w)
 	}
 	seen := <-dev
@@ -154,15 +172,15 @@ func (o *Offer) build(ctx context.Context, u *ui.UI, dev <-chan devSeen, opts De
 
 func (o *Offer) buildFor(ctx context.Context, u *ui.UI, arch string) (*Artifact, error) {
 	s := u.Step("build for %s", arch)
-	a, err := o.host.project.Build(ctx, arch, o.Cycle.ended)
+	a, err := o.target.project.Build(ctx, arch, o.Cycle.ended)
 	return a, s.End(err, "")
 }
 
 // devSeen is what the dev machine tells about what ran on it.
 type devSeen struct {
-	arch  string
-	green []protocol.Release // committed there, newest first
-	why   string             // it could not be asked
+	arch string
+	all  []protocol.Release // newest first
+	why  string             // it could not be asked
 }
 
 func (p *Project) askDev(ctx context.Context) devSeen {
@@ -175,24 +193,41 @@ func (p *Project) askDev(ctx context.Context) devSeen {
 	if err != nil {
 		return devSeen{why: "the dev machine does not tell: " + err.Error()}
 	}
-	green := slices.DeleteFunc(all, func(r protocol.Release) bool { return r.Outcome != protocol.Committed })
-	return devSeen{arch: h.Welcome.Arch, green: green}
+	return devSeen{arch: h.Welcome.Arch, all: all}
+}
+
+// green finds the release that an image was kept as on the dev machine, and
+// otherwise says why there is none.
+func (d devSeen) green(digest string) (id, why string) {
+	switch {
+	case d.why != "":
+		return "", d.why
+	case len(d.all) == 0:
+		return "", "nothing has run on the dev machine yet"
+	}
+	why = "the source has changed since it last ran on the dev machine"
+	for _, r := range d.all {
+		switch {
+		case r.Digest != digest:
+		case r.Outcome == protocol.Committed:
+			return r.ID, ""
+		case r.Cause != "":
+			why = "it was not kept on the dev machine (" + r.ID + ": " + r.Cause + ")"
+		}
+	}
+	return "", why
 }
 
 func (o *Offer) prove(dev devSeen, a *Artifact, opts DeployOptions) error {
-	i := slices.IndexFunc(dev.green, func(r protocol.Release) bool { return r.Digest == a.Digest.String() })
-	if i >= 0 {
-		o.Proof = "ran on the dev machine as " + dev.green[i].ID
-		return nil
-	}
-	why := dev.why
-	if why == "" {
-		why = "the source has changed since it last ran on the dev machine"
-	}
-	if !opts.Unproven {
+	id, why := dev.green(a.Digest.String())
+	switch {
+	case id != "":
+		o.Proof = "ran on the dev machine as " + id
+	case opts.Unproven:
+		o.Proof = "is not proven: " + why
+	default:
 		return hint.Wrap(&UnprovenError{a.Version(), why}, "run `devbox up` to try it at home first, or give --allow-unproven")
 	}
-	o.Proof = "is not proven: " + why
 	return nil
 }
 
@@ -213,14 +248,22 @@ const shipLimit = 30 * time.Minute
 // plan asks the server what the activation would do.
 func (o *Offer) plan(ctx context.Context) error {
 	h := o.host
-	o.req.App, o.req.By, o.req.Keep = h.project.Config.Name, whoAmI(), h.target.Keep
+	o.req.App, o.req.By, o.req.Keep = h.project.Config.Name, whoAmI(), o.target.Keep
 	ask := o.req
 	ask.DryRun = true
 	result, err := h.Activate(ctx, ask, nil)
 	if err != nil {
 		return err
 	}
+	// What was agreed to is what is done, or nothing.
+	if o.req.Instead = result.Serving; o.req.Instead == "" {
+		o.req.Instead = protocol.NoRelease
+	}
+	if result.Plan.Of != "" {
+		o.req.Release = result.Plan.Of
+	}
 	o.Plan = result.Plan
+	o.Cycle.Version, o.Cycle.Of = short(result.Plan.Digest), result.Plan.Of
 	o.Cycle.Outcome, o.Cycle.Release, o.Cycle.Serving = result.Outcome, result.Release, result.Serving
 	o.Cycle.planned(result.Plan)
 	return nil
@@ -233,8 +276,12 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 	c := o.Cycle
 	defer func() {
 		c.Took = time.Since(c.At)
-		if err != nil {
-			c.fail(err)
+		if err == nil {
+			return
+		}
+		c.fail(err)
+		if errors.As(err, new(*HostError)) || errors.Is(err, errNeverBegan) {
+			c.Outcome = NotBegun
 		}
 	}()
 	s := u.Step("activate %s", o.Plan.Release)
@@ -242,7 +289,7 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 	if err == nil {
 		c.Outcome, c.Release, c.Serving, c.Failure = result.Outcome, result.Release, result.Serving, result.Failure
 		if result.Outcome != protocol.Committed && result.Outcome != protocol.Unchanged {
-			err = &RolledBackError{result}
+			err = &RolledBackError{result, o.target.Name}
 		}
 	}
 	if s.End(err, "") != nil {
@@ -250,15 +297,15 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 	}
 	if o.art != nil {
 		// Only the next delta is larger without it.
-		if kerr := o.host.target.shipped().keepOnly(o.art); kerr != nil {
+		if kerr := o.target.shipped().keepOnly(o.art); kerr != nil {
 			u.Say("note: the image is not kept here to send changes against: %v", kerr)
 		}
 	}
 	return nil
 }
 
-// patience beyond what the settings allow a release, for stopping what ran and
-// for going back to it.
+// activateTime is what an activation may take beside deadline and trial: what
+// ran before has to end, and may have to come back.
 const activateTime = 5 * time.Minute
 
 func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Result, error) {
@@ -266,19 +313,21 @@ func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Re
 		u.Say("finishing the release that is on its way; a second Ctrl-C leaves that to the server")
 	})
 	defer stop()
-	settings := o.req.Settings
-	limit := settings.Health.Deadline + settings.Trial + activateTime
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the server did not answer within %s", limit))
+	limit := 2*o.Plan.Within + activateTime
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("%w: it did not answer within %s", ErrLost, limit))
 	defer cancel()
 	here := len(o.Cycle.Phases)
 	result, err := o.host.Activate(ctx, o.req, func(e protocol.Event) {
 		o.Cycle.hear(e)
+		if e.Plan != nil {
+			o.Plan = *e.Plan
+		}
 		if e.Phase != nil {
-			s.Note("%s", phaseNote(e.Phase.Name, settings.Trial))
+			s.Note("%s", phaseNote(*e.Phase))
 		}
 	})
-	if Lost(err) {
-		u.Say("connection to %s lost; the server goes on by itself", o.host.target.Name)
+	if Lost(err) && ctx.Err() == nil {
+		u.Say("connection to %s lost; what the server has begun it brings to an end by itself", o.target.Name)
 		result, err = o.findOut(ctx, err)
 	}
 	var refused *HostError
@@ -291,12 +340,12 @@ func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Re
 	return result, err
 }
 
-// phaseNote says what goes on after a phase has ended.
-func phaseNote(ended string, trial time.Duration) string {
-	if ended == "health" && trial > 0 {
-		return fmt.Sprintf("healthy, on trial for %s", trial)
+// phaseNote says what has ended, or of a trial that it has begun.
+func phaseNote(p protocol.Phase) string {
+	if p.Name == "trial" && p.Took == 0 {
+		return "on trial"
 	}
-	return ended
+	return p.Name
 }
 
 // Releases asks for the history of the app, newest first.
@@ -309,3 +358,6 @@ func (h *Host) Releases(ctx context.Context) ([]protocol.Release, error) {
 	})
 	return all, err
 }
+
+// short is the version that a digest gives an image.
+func short(digest string) string { return digest[:min(12, len(digest))] }

@@ -47,8 +47,10 @@ func TestOnlyWhatIsGreenAtHomeIsProven(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	ran := devSeen{arch: runtime.GOARCH, green: []protocol.Release{{ID: "r3", Digest: strings.Repeat("0", 64)}, {ID: "r2", Digest: a.Digest.String()}}}
-	other := devSeen{arch: runtime.GOARCH, green: ran.green[:1]}
+	ran := devSeen{arch: runtime.GOARCH, all: []protocol.Release{
+		{ID: "r3", Digest: strings.Repeat("0", 64), Outcome: protocol.Committed}, {ID: "r2", Digest: a.Digest.String(), Outcome: protocol.Committed}}}
+	other := devSeen{arch: runtime.GOARCH, all: ran.all[:1]}
+	failed := devSeen{arch: runtime.GOARCH, all: []protocol.Release{{ID: "r4", Digest: a.Digest.String(), Outcome: protocol.RolledBack, Cause: "not healthy"}}}
 	down := devSeen{why: "the dev machine cannot be asked: it is off"}
 	for _, c := range []struct {
 		name  string
@@ -61,6 +63,8 @@ func TestOnlyWhatIsGreenAtHomeIsProven(t *testing.T) {
 		{"it ran, and need not have", ran, true, "ran on the dev machine as r2", ""},
 		{"another ran", other, false, "", "the source has changed since it last ran"},
 		{"another ran, allowed", other, true, "is not proven: the source has changed since it last ran on the dev machine", ""},
+		{"it failed there", failed, false, "", "it was not kept on the dev machine (r4: not healthy)"},
+		{"nothing ever ran", devSeen{arch: runtime.GOARCH}, false, "", "nothing has run on the dev machine yet"},
 		{"nobody knows", down, false, "", "it is off"},
 		{"nobody knows, allowed", down, true, "is not proven: " + down.why, ""},
 	} {
@@ -101,10 +105,14 @@ func TestHowALostActivationEnded(t *testing.T) {
 			protocol.Result{Outcome: protocol.RolledBack, Serving: "r6", Failure: &protocol.Failure{Cause: "not healthy"}}, ""},
 		{"the power went", []turn{planned, releases(r("ann@laptop", protocol.Interrupted, "interrupted")), status("r6")},
 			protocol.Result{Outcome: protocol.RolledBack, Serving: "r6", Failure: &protocol.Failure{Cause: "interrupted"}}, ""},
+		{"the power went, and nothing ran before", []turn{planned, releases(r("ann@laptop", protocol.Interrupted, "interrupted")), status("")},
+			protocol.Result{Outcome: protocol.Failed, Failure: &protocol.Failure{Cause: "interrupted"}}, ""},
 		{"the host refuses a second plan", []turn{{want: planned.want, answer: []protocol.Event{{Error: "no", Code: protocol.CodeNoImage}}},
 			releases(r("ann@laptop", protocol.Committed, "")), status("r7")}, protocol.Result{Outcome: protocol.Committed, Serving: "r7"}, ""},
 		{"it goes on", []turn{{want: planned.want, answer: []protocol.Event{{Error: "ann activates", Code: protocol.CodeBusy}}}}, protocol.Result{}, errUnderWay.Error()},
 		{"it never began", []turn{planned, releases(), status("r6")}, protocol.Result{}, "nothing was changed"},
+		{"another image of mine", []turn{planned, releases(protocol.Release{ID: "r7", By: "ann@laptop", Digest: "other", Outcome: protocol.Committed}), status("r7")},
+			protocol.Result{}, "nothing was changed"},
 		{"somebody else was faster", []turn{planned, releases(r("bob@laptop", protocol.Committed, "")), status("r7")}, protocol.Result{}, "nothing was changed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -30,6 +30,7 @@ func (p Problems) Error() string {
 // asked for. Its Result tells whether the one before serves.
 type RolledBackError struct {
 	Result protocol.Result
+	Target string // the server; "" is the dev machine
 }
 
 func (e *RolledBackError) Error() string {
@@ -58,7 +59,7 @@ func (e *RolledBackError) Error() string {
 	case e.Result.Serving == "":
 		b.WriteString("\nnothing serves: there was no release before")
 	case !same:
-		b.WriteString("\n" + e.Result.Serving + " may not serve either; `devbox status` tells")
+		b.WriteString("\n" + e.Result.Serving + " may not serve either; `" + strings.TrimSpace("devbox status "+e.Target) + "` tells")
 	}
 	return b.String()
 }
@@ -77,5 +78,5 @@ func (e *HostError) Busy() bool { return e.Code == protocol.CodeBusy }
 
 // Refused tells whether the host will not do what was asked, and has not begun.
 func (e *HostError) Refused() bool {
-	return slices.Contains([]string{protocol.CodePolicy, protocol.CodeNoRelease, protocol.CodeNoSecret}, e.Code)
+	return slices.Contains([]string{protocol.CodePolicy, protocol.CodeNoRelease, protocol.CodeNoSecret, protocol.CodeChanged}, e.Code)
 }

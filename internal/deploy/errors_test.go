@@ -32,7 +32,7 @@ func TestRolledBackText(t *testing.T) {
 			"release r5 was not kept: no cause given\nr4 serves on"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := (&RolledBackError{c.result}).Error(); got != c.want {
+			if got := (&RolledBackError{Result: c.result}).Error(); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
@@ -59,8 +59,8 @@ func TestOutcomeOfAFailedCycle(t *testing.T) {
 	}{
 		{"build", fmt.Errorf("x: %w", &BuildError{Command: "make", Err: errors.New("exit status 2")}), "", BuildFailed},
 		{"image", Problems{image.Problem{Text: "no unit"}}, "", BadImage},
-		{"rolled back", &RolledBackError{protocol.Result{Outcome: protocol.RolledBack}}, protocol.RolledBack, protocol.RolledBack},
-		{"failed on the host", &RolledBackError{protocol.Result{Outcome: protocol.Failed}}, protocol.Failed, protocol.Failed},
+		{"rolled back", &RolledBackError{Result: protocol.Result{Outcome: protocol.RolledBack}}, protocol.RolledBack, protocol.RolledBack},
+		{"failed on the host", &RolledBackError{Result: protocol.Result{Outcome: protocol.Failed}}, protocol.Failed, protocol.Failed},
 		{"session lost", fmt.Errorf("ship: %w", ErrLost), "", HostLost},
 		{"connection lost", fmt.Errorf("ship: %w", remote.ErrLost), "", HostLost},
 		{"refused", hint.Wrap(&HostError{Text: "no space left on device"}, "delete something"), "", protocol.Failed},

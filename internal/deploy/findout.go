@@ -15,13 +15,14 @@ import (
 // findOut connects to the server again, after lost, and tells how the
 // activation ended: it went on to its end, or is undone, or never began.
 func (o *Offer) findOut(ctx context.Context, lost error) (protocol.Result, error) {
-	t := o.host.target
+	t := o.target
+	ask := remember(t.project.SSH)
 	unknown := func(err error) (protocol.Result, error) {
 		return protocol.Result{}, hint.Wrap(fmt.Errorf("%w, and %s cannot be asked what became of it: %w", lost, t.Name, err),
 			fmt.Sprintf("`devbox releases %s` tells, once it is reached again", t.Name))
 	}
 	for {
-		conn, err := remote.DialWait(ctx, t.Endpoint(t.project.Config.DeployUser), t.project.SSH, remote.Wait{})
+		conn, err := remote.DialWait(ctx, t.Endpoint(t.project.Config.DeployUser), ask.options(), remote.Wait{})
 		if err != nil {
 			return unknown(err)
 		}
@@ -38,6 +39,8 @@ func (o *Offer) findOut(ctx context.Context, lost error) (protocol.Result, error
 		result, err := o.ended(ctx, h)
 		switch {
 		case errors.Is(err, errUnderWay), Lost(err):
+		case errors.Is(err, errNeverBegan):
+			return result, err
 		case err != nil:
 			return unknown(err)
 		default:
@@ -51,7 +54,10 @@ func (o *Offer) findOut(ctx context.Context, lost error) (protocol.Result, error
 	}
 }
 
-var errUnderWay = errors.New("the activation is under way")
+var (
+	errUnderWay   = errors.New("the activation is under way")
+	errNeverBegan = errors.New("the connection was lost before the server began; nothing was changed")
+)
 
 // ended reads how the activation ended out of the server's history.
 func (o *Offer) ended(ctx context.Context, h *Host) (protocol.Result, error) {
@@ -76,12 +82,17 @@ func (o *Offer) ended(ctx context.Context, h *Host) (protocol.Result, error) {
 	if st.Current != nil {
 		r.Serving = st.Current.ID
 	}
-	i := slices.IndexFunc(all, func(x protocol.Release) bool { return x.ID == o.Plan.Release && x.By == o.req.By })
+	i := slices.IndexFunc(all, func(x protocol.Release) bool {
+		return x.ID == o.Plan.Release && x.By == o.req.By && x.Digest == o.Plan.Digest
+	})
 	if i < 0 {
-		return r, hint.Errorf("run the same command again", "it never began: nothing was changed")
+		return r, hint.Wrap(errNeverBegan, "run the same command again")
 	}
 	r.Outcome = all[i].Outcome
-	if r.Outcome == protocol.Interrupted {
+	switch {
+	case r.Outcome == protocol.Interrupted && r.Serving == "":
+		r.Outcome = protocol.Failed // it was the first
+	case r.Outcome == protocol.Interrupted:
 		r.Outcome = protocol.RolledBack
 	}
 	if r.Outcome != protocol.Committed {

@@ -268,7 +268,7 @@ func (g *Provisioning) prove(ctx context.Context, u *ui.UI, report *provision.Re
 	}
 	if ctx.Err() != nil {
 		s.Fail()
-		return g.backOut(ctx, u, report, why)
+		return g.backOut(ctx, u, report, context.Cause(ctx))
 	}
 	if why == nil {
 		kept, err := provision.Keep(ctx, g.root)

@@ -42,32 +42,20 @@ func (p *Project) Target(name string) (*Target, error) {
 		"%s has no target %q", config.FileName, name)
 }
 
+// App is the name of the app that the server is for.
+func (t *Target) App() string { return t.project.Config.Name }
+
 // Endpoint is how to reach the server as user; the rest is the person's own SSH
 // config.
 func (t *Target) Endpoint(user string) remote.Endpoint {
 	return remote.Endpoint{Host: t.Host, Port: t.Port, User: user}
 }
 
-// DialAdmin connects as the user who may become root there.
-func (t *Target) DialAdmin(ctx context.Context) (*remote.Conn, error) { return t.dial(ctx, t.User) }
-
-// Dial connects as the deploy user.
-func (t *Target) Dial(ctx context.Context) (*remote.Conn, error) {
-	return t.dial(ctx, t.project.Config.DeployUser)
-}
-
-func (t *Target) dial(ctx context.Context, user string) (*remote.Conn, error) {
-	conn, err := remote.Dial(ctx, t.Endpoint(user), t.project.SSH)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", t.Name, err)
-	}
-	return conn, nil
-}
-
 // Connect reaches the server as the deploy user and greets devbox-host there.
 func (t *Target) Connect(ctx context.Context) (*Host, error) {
-	conn, err := t.Dial(ctx)
+	conn, err := remote.Dial(ctx, t.Endpoint(t.project.Config.DeployUser), t.project.SSH)
 	if err != nil {
+		err = fmt.Errorf("connect to %s: %w", t.Name, err)
 		if errors.Is(err, remote.ErrAuth) {
 			return nil, hint.Wrap(err, fmt.Sprintf("put your public key into %s, under the user %s, and run `devbox provision %s`",
 				t.project.Config.CloudInit, t.project.Config.DeployUser, t.Name))

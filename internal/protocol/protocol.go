@@ -61,15 +61,21 @@ type Activate struct {
 	// Signature of SignedText by `ssh-keygen -Y sign -n devbox`, armored, for
 	// hosts whose policy asks for one.
 	Signature string `json:"signature,omitempty"`
-	Keep      int    `json:"keep,omitempty"`    // how many releases keep their images, the running one included; 0 is the host's choice
-	By        string `json:"by,omitempty"`      // who asked, for the history: user@client
-	Source    string `json:"source,omitempty"`  // git commit or "working tree", for the history
-	All       bool   `json:"all,omitempty"`     // restart every unit, changed or not
-	DryRun    bool   `json:"dry_run,omitempty"` // answer with the plan, change nothing
+	// Instead is the release that has to run now for this one to take its place,
+	// as a plan told it, [NoRelease] for none; "" is whatever runs.
+	Instead string `json:"instead,omitempty"`
+	Keep    int    `json:"keep,omitempty"`    // how many releases keep their images, the running one included; 0 is the host's choice
+	By      string `json:"by,omitempty"`      // who asked, for the history: user@client
+	Source  string `json:"source,omitempty"`  // git commit or "working tree", for the history
+	All     bool   `json:"all,omitempty"`     // restart every unit, changed or not
+	DryRun  bool   `json:"dry_run,omitempty"` // answer with the plan, change nothing
 }
 
 // Previous is, as Activate.Release, the one that ran before the running one.
 const Previous = "previous"
+
+// NoRelease is, as Activate.Instead, that nothing runs.
+const NoRelease = "none"
 
 // SignedText is what a signature of an activation is about: who has it can run
 // this image with these settings, and nothing else.
@@ -153,6 +159,7 @@ const (
 	CodeNoRelease   = "no-release"   // of an Activate: the history has no such release, or its image is gone
 	CodePolicy      = "policy"       // the host's policy forbids it
 	CodeNoSecret    = "no-secret"    // of an Activate: a unit names a secret that is not set, or another app's
+	CodeChanged     = "changed"      // of an Activate: another release runs than Instead
 )
 
 // Welcome answers Hello.
@@ -167,13 +174,17 @@ type Welcome struct {
 
 // Plan is what an activation will do, and why.
 type Plan struct {
-	Release string     `json:"release,omitempty"` // id that the release has, or will have
-	First   bool       `json:"first,omitempty"`   // nothing was attached before
-	Reload  bool       `json:"reload,omitempty"`  // unit files change: attach and daemon-reload; else a rename
-	Restart []UnitWhy  `json:"restart,omitempty"`
-	Stay    []UnitWhy  `json:"stay,omitempty"`
-	Remove  []UnitWhy  `json:"remove,omitempty"`
-	Changed []FileEdit `json:"changed,omitempty"` // files of the image, at most 100
+	Release string        `json:"release,omitempty"` // id that the release has, or will have
+	Of      string        `json:"of,omitempty"`      // id of the release of the history that it brings back
+	Digest  string        `json:"digest,omitempty"`
+	Source  string        `json:"source,omitempty"`
+	Within  time.Duration `json:"within,omitempty"` // deadline and trial of its settings, together
+	First   bool          `json:"first,omitempty"`  // nothing was attached before
+	Reload  bool          `json:"reload,omitempty"` // unit files change: attach and daemon-reload; else a rename
+	Restart []UnitWhy     `json:"restart,omitempty"`
+	Stay    []UnitWhy     `json:"stay,omitempty"`
+	Remove  []UnitWhy     `json:"remove,omitempty"`
+	Changed []FileEdit    `json:"changed,omitempty"` // files of the image, at most 100
 }
 
 // Empty says that nothing would happen to any unit.

@@ -110,6 +110,9 @@ func (a Activate) Validate() error {
 	if err := a.Settings.Validate(a.App); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
+	if a.Instead != "" && a.Instead != NoRelease && !releaseID.MatchString(a.Instead) {
+		return fmt.Errorf("instead: %q is no release: they are called r1, r2, …", clip(a.Instead, maxName))
+	}
 	if a.Keep < 0 || a.Keep > MaxKeep {
 		return fmt.Errorf("keep: %d releases, 0 to %d", a.Keep, MaxKeep)
 	}

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,10 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 		down = DownRestart
 	}
 	act.plan = makePlan(a.place, act.to, act.seen, reasons, down)
-	act.plan.Public.Release = next.ID
+	health := next.Settings.Health
+	act.plan.Public.Release, act.plan.Public.Of = next.ID, next.Of
+	act.plan.Public.Digest, act.plan.Public.Source = next.Digest, next.Source
+	act.plan.Public.Within = deadlineOf(health) + next.Settings.Trial
 	act.plan.Public.First = st.Current == nil
 	act.plan.Public.Changed = edits(diff)
 	if act.plan.Attach {
@@ -120,6 +124,10 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 // there.
 func (act *activation) choose(ctx context.Context, req protocol.Activate) (protocol.Release, error) {
 	cur, keep := act.state.Current, act.state.Keep
+	if runs := cmp.Or(act.serving(), protocol.NoRelease); req.Instead != "" && req.Instead != runs {
+		return protocol.Release{}, &CodedError{protocol.CodeChanged, hint.Errorf("run the same command again: it makes a new plan",
+			"%s runs here now, and not %s as when this was planned", runs, req.Instead)}
+	}
 	next, err := act.requested(req, act.state)
 	if err != nil {
 		return next, err

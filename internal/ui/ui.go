@@ -32,8 +32,9 @@ type UI struct {
 	// width asks for the terminal's columns: a line that wraps cannot be redrawn.
 	width func() int
 
-	mu   sync.Mutex
-	live *Step // the step whose line is being redrawn, if any
+	mu     sync.Mutex
+	live   *Step // the step whose line is being redrawn, if any
+	asking int   // questions that are open: nothing is drawn over them
 }
 
 // Options choose how a UI speaks.
@@ -101,12 +102,29 @@ func (u *UI) Error(err error) {
 func (u *UI) write(w io.Writer, text string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.live != nil {
+	live := u.live != nil && u.asking == 0
+	if live {
 		io.WriteString(u.err, "\r\x1b[K")
 	}
 	io.WriteString(w, text)
-	if u.live != nil {
+	if live {
 		io.WriteString(u.err, u.live.line())
+	}
+}
+
+// Ask makes room for a question on the terminal, until the returned function is
+// called: the line of a running step is taken away and not drawn meanwhile.
+func (u *UI) Ask() (answered func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.live != nil && u.asking == 0 {
+		io.WriteString(u.err, "\r\x1b[K")
+	}
+	u.asking++
+	return func() {
+		u.mu.Lock()
+		u.asking--
+		u.mu.Unlock()
 	}
 }
 
@@ -150,7 +168,9 @@ func (s *Step) run() {
 	defer tick.Stop()
 	for {
 		s.ui.mu.Lock()
-		io.WriteString(s.ui.err, "\r\x1b[K"+s.line())
+		if s.ui.asking == 0 {
+			io.WriteString(s.ui.err, "\r\x1b[K"+s.line())
+		}
 		s.ui.mu.Unlock()
 		select {
 		case <-tick.C:
