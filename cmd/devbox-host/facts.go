@@ -11,7 +11,7 @@ import (
 )
 
 // reportFacts prints what this host is and what it has of one app, as JSON.
-// What of it the deploy user may read is decided here.
+// Whoever may touch the app may read it.
 func reportFacts(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("facts", flag.ContinueOnError)
 	updates := fs.Bool("updates", false, "")
@@ -32,5 +32,9 @@ func reportFacts(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(facts.Collect(ctx, facts.Options{App: app, Apps: apps, History: history, Updates: *updates}))
+	units, err := host.Units(app)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(facts.Collect(ctx, facts.Options{App: app, Apps: apps, Units: units, History: history, Updates: *updates}))
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"devbox/internal/hint"
@@ -44,12 +45,21 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "error:", err)
 	if os.Geteuid() == 0 {
-		release.Note{Text: fmt.Sprintf("%q: %v", os.Args[1:], err), Outcome: release.Refused}.Write()
+		release.Note{Text: fmt.Sprintf("%q: %v", noted(os.Args[1:]), err), Outcome: release.Refused}.Write()
 	}
 	if cure := hint.Of(err); cure != "" {
 		fmt.Fprintln(os.Stderr, "hint:", cure)
 	}
 	os.Exit(exitCode(err))
+}
+
+// noted are the arguments that the host's journal may have: a secret that was
+// given as one, by mistake, is not to stay there.
+func noted(args []string) []string {
+	if len(args) > 2 && args[0] == "secret" {
+		return append(slices.Clone(args[:2]), "…")
+	}
+	return args
 }
 
 // exitPolicy is what this host's policy refuses; package deploy knows it.

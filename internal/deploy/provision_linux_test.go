@@ -189,7 +189,7 @@ func with(path, text string) string {
 	return strings.Replace(server(), "write_files:\n", entry.String(), 1)
 }
 
-const notTrial = "ls -A /var/lib/devbox | grep -v '^provision' ; systemctl list-unit-files --no-legend 'devbox-undo*' || true"
+const notTrial = "ls -A /var/lib/devbox | grep -vxE 'provision.(json|files)' ; systemctl list-unit-files --no-legend 'devbox-undo*' || true"
 
 // A server as it is rented becomes a host, by a way on which nothing locks its
 // owner out.
@@ -213,7 +213,7 @@ func TestProvision(t *testing.T) {
 			}
 		}
 		r.is("record", "test ! -e /var/lib/devbox/provision.json && echo none", "none")
-		r.is("left of the trial", notTrial, "undone")
+		r.is("left of the trial", notTrial, "provision.undone")
 		if _, err := r.look(); err != nil {
 			t.Fatalf("nobody gets in: %v", err)
 		}
@@ -278,7 +278,7 @@ func TestProvision(t *testing.T) {
 		if step := new(provision.StepError); !errors.As(err, &step) || step.Step != "runcmd" {
 			t.Fatal(err)
 		}
-		r.is("left of it", notTrial+"; ls /etc/ssh/sshd_config.d; sshd -t && echo right", "undone\nright")
+		r.is("left of it", notTrial+"; ls /etc/ssh/sshd_config.d; sshd -t && echo right", "provision.undone\nright")
 		if !strings.Contains(r.said.String(), "undone: removed /etc/ssh/sshd_config.d/10-mine.conf") {
 			t.Error(r.said)
 		}
@@ -323,7 +323,7 @@ func TestProvision(t *testing.T) {
 		if len(g.Seen.Undone) == 0 || !g.Changes.Apply {
 			t.Errorf("it is not told: %+v", g.Seen)
 		}
-		r.is("left of the trial", "sleep 2; "+notTrial, "undone")
+		r.is("left of the trial", "sleep 2; "+notTrial, "provision.undone")
 	})
 
 	step("a server becomes a host", func(t *testing.T) {

@@ -7,12 +7,16 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // firstUser and noUser bound the IDs that Debian gives to people.
@@ -61,7 +65,7 @@ func (h *host) users(_ context.Context, f *Facts) error {
 		}
 		slices.Sort(u.Groups)
 		for _, name := range []string{"authorized_keys", "authorized_keys2"} {
-			data, err := os.ReadFile(h.path(filepath.Join(p[5], ".ssh", name)))
+			data, err := readUsers(h.path(filepath.Join(p[5], ".ssh", name)))
 			errs = append(errs, there(err))
 			u.Keys = append(u.Keys, Fingerprints(data)...)
 		}
@@ -76,6 +80,23 @@ func (h *host) users(_ context.Context, f *Facts) error {
 	}
 	f.Users = all
 	return errors.Join(errs...)
+}
+
+// maxUsers bounds a file of a user's, in bytes.
+const maxUsers = 1 << 20
+
+// readUsers reads a file in a user's own folder, who may have put there what
+// never ends: a pipe, a device, or a link to one.
+func readUsers(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s is not a file", name))
+	}
+	return io.ReadAll(io.LimitReader(f, maxUsers))
 }
 
 // records are the lines of a file such as /etc/passwd that have n fields.

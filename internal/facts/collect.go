@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +25,7 @@ const partTime = 10 * time.Second
 type Options struct {
 	App     string
 	Apps    []string           // all that devbox runs on this host
+	Units   []string           // that are App's, and not of one whose name begins alike
 	History []protocol.Release // of App, newest first
 	Updates bool               // ask apt for updates, which takes it seconds
 }
@@ -70,6 +73,7 @@ func Collect(ctx context.Context, o Options) *Facts {
 		read = append(read[:len(read):len(read)], part{"updates", (*host).updates})
 	}
 	newHost("/", run).collect(ctx, f, read)
+	maps.DeleteFunc(f.Units, func(unit, _ string) bool { return !slices.Contains(o.Units, unit) })
 	return f
 }
 

@@ -27,7 +27,7 @@ step() {
 	echo "begin $name"
 	before=$(stat -c %s "$log" 2>/dev/null || echo 0)
 	: >"$dir/out"
-	"$@" >>"$dir/out" 2>&1 </dev/null
+	"$@" >>"$dir/out" 2>&1 </dev/null 9>&- # what it leaves running does not hold the lock
 	code=$?
 	said=$(tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -av '\[DEBUG\]' | tail -c 65536 | base64 -w0)
 	out=$(tail -c 65536 "$dir/out" | base64 -w0)
@@ -183,7 +183,7 @@ mkdir -p "${record%/*}" && cd "${record%/*}" && as_written >files.new &&
 	printf '{"hash":"%s","version":%s,"at":"%s"}\n' "$hash" "$version" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >record.new &&
 	sync || exit 1
 if [ "$seconds" != 0 ]; then
-	record=$PWD/trial/provision.json
+	record=$PWD/provision.trial/provision.json
 	if ! sh -c "$trial" trial renew "$seconds"; then
 		echo undone # by the timer, after the longest time that this may take
 		exit 0

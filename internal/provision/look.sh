@@ -35,8 +35,8 @@ else
 fi
 line state "$(sh -c "$state" | head -c 4096)"
 [ ! -x "$host" ] || line host "$("$host" version 2>/dev/null | head -c 200)"
-[ ! -d /var/lib/devbox/trial ] || line trial
-[ ! -e /var/lib/devbox/undone ] || line undone "$(cat /var/lib/devbox/undone)"
+[ ! -d /var/lib/devbox/provision.trial ] || line trial
+[ ! -e /var/lib/devbox/provision.undone ] || line undone "$(cat /var/lib/devbox/provision.undone)"
 while [ $# -gt 1 ]; do
 	case $1 in
 	package) [ "$(dpkg-query -W -f '${db:Status-Status}' "$2" 2>/dev/null)" != installed ] || line package "$2" ;;

@@ -15,7 +15,9 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=
 umask 077
 cd / || exit 1
 base=/var/lib/devbox
-trial=$base/trial
+trial=$base/provision.trial # with a dot: below $base are the apps' folders, too
+said=$base/provision.undone
+script=$base/provision.sh
 units=/etc/systemd/system
 
 # Without a leading slash, as they lie below $trial/saved. A folder counts with
@@ -31,24 +33,27 @@ has() { command -v "$1" >/dev/null 2>&1; }
 # The list of all below a path that is no folder.
 below() { find "$@" ! -type d 2>/dev/null | sort; }
 
+# until_ FILE SECONDS ARMED: the trial ends that many seconds from now.
 until_() {
-	echo "$(boot) $(($(uptime) + $1)) $2" >"$trial/until.new" && mv -f "$trial/until.new" "$trial/until" && sync -f "$trial"
+	echo "$(boot) $(($(uptime) + $2)) $3" >"$1.new" && mv -f "$1.new" "$1" && sync -f "$1"
 }
 
+# The timer is there before there is something to undo, and the last step is the
+# rename that arms it: cut off before, it finds nothing and takes itself away.
 arm() {
 	seconds=$1
 	shift
 	if [ -d "$trial" ]; then # of one that was cut off
 		undo || return
 	fi
-	rm -rf "$trial.new"
+	rm -rf "$trial.new" "$trial.old"
 	mkdir -p -m 755 "$base"
 	mkdir -p "$trial.new/saved" "$trial.new/keys" || return
 	for p in $paths; do
 		[ ! -e "$p" ] || cp -a --parents "$p" "$trial.new/saved" || return
 	done
 	if has ufw; then
-		: >"$trial.new/ufw"
+		ufw status | head -n1 >"$trial.new/ufw"
 		cp -a --parents etc/ufw etc/default/ufw "$trial.new/saved" || return
 	fi
 	for s in $services; do
@@ -56,23 +61,23 @@ arm() {
 	done >"$trial.new/services"
 	if has nft; then
 		nft -s list ruleset >"$trial.new/nft" || return
-	elif has iptables-save; then
-		{ iptables-save >"$trial.new/iptables" && ip6tables-save >"$trial.new/ip6tables"; } || return
 	fi
+	for kind in iptables ip6tables; do
+		! has $kind-save || $kind-save >"$trial.new/$kind" || return
+	done
 	for user; do
 		save_keys "$user" || return
 	done
-	sync -f "$trial.new" && mv -T "$trial.new" "$trial" && until_ "$seconds" "$(uptime)" || return
 
-	printf '%s\n' "$self" >"$base/trial.sh" &&
+	printf '%s\n' "$self" >"$script" &&
 		cat >"$units/devbox-undo.service" <<-END &&
 			[Unit]
 			Description=Bring back ssh, sudo and firewall as they were before devbox provision
-			ConditionPathExists=$base/trial.sh
+			ConditionPathExists=$script
 
 			[Service]
 			Type=oneshot
-			ExecStart=/bin/sh $base/trial.sh timer
+			ExecStart=/bin/sh $script timer
 			TimeoutStartSec=10min
 		END
 		cat >"$units/devbox-undo.timer" <<-END || return
@@ -88,7 +93,8 @@ arm() {
 			WantedBy=timers.target
 		END
 	chmod 644 "$units"/devbox-undo.* && sync -f "$units" "$base" &&
-		systemctl daemon-reload && systemctl enable --now devbox-undo.timer && sync -f "$units"
+		systemctl daemon-reload && systemctl enable --now devbox-undo.timer && sync -f "$units" &&
+		until_ "$trial.new/until" "$seconds" "$(uptime)" && sync -f "$trial.new" && mv -T "$trial.new" "$trial" && sync -f "$base"
 }
 
 # A user's files are read and written as that user, so that no link among them
@@ -112,18 +118,23 @@ save_keys() {
 }
 
 # Each part goes on with the next whatever happens: the more is brought back,
-# the better the chance to get in.
+# the better the chance to get in. The caller holds the lock: a second one would
+# take away what the first has moved its copies of. What could not be brought
+# back, as on a full disk, is tried again by the timer.
 undo() {
-	: >"$trial/undone"
-	undo_files
+	[ -d "$trial/saved" ] || { rm -rf "$trial"; forget; return; }
+	printf '' >"$trial/undone"
+	whole=yes
+	undo_files || whole=no
 	undo_keys
 	undo_services
 	undo_firewall
 	sync
-	mv -f "$trial/undone" "$base/undone"
+	cp -f "$trial/undone" "$said"
+	[ $whole = yes ] || return 1
 	rm -f "$base/provision.json" "$base/provision.files"
-	mv -T "$trial" "$trial.old" && sync -f "$base"
-	forget
+	rm -rf "$trial.old"
+	mv -T "$trial" "$trial.old" && sync -f "$base" && forget
 }
 
 said() { echo "$*" >>"$trial/undone"; }
@@ -139,13 +150,26 @@ packaged() {
 	dpkg-query -W -f '${Conffiles}\n' 2>/dev/null | grep -qxF " $1 $sum"
 }
 
+# A link to the copy needs no space on the disk.
+bring() { cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"; }
+
 undo_files() {
-	(cd "$trial/saved" && below *) | while IFS= read -r f; do
-		same "/$f" "$trial/saved/$f" && continue
-		mkdir -p "/${f%/*}"
-		rm -rf "/$f.devbox-undo"
-		cp -a "$trial/saved/$f" "/$f.devbox-undo" && mv -fT "/$f.devbox-undo" "/$f" && said "restored /$f"
-	done
+	(cd "$trial/saved" && below *) | {
+		whole=yes
+		while IFS= read -r f; do
+			same "/$f" "$trial/saved/$f" && continue
+			mkdir -p "/${f%/*}"
+			rm -rf "/$f.devbox-undo"
+			if bring "$trial/saved/$f" "/$f.devbox-undo" && mv -fT "/$f.devbox-undo" "/$f"; then
+				said "restored /$f"
+			else
+				said "could not restore /$f"
+				whole=no
+			fi
+		done
+		[ $whole = yes ]
+	}
+	restored=$?
 	(cd "$trial/saved" && find . -mindepth 2 -type d) | while IFS= read -r d; do
 		chmod --reference="$trial/saved/$d" "/$d"
 		chown --reference="$trial/saved/$d" "/$d"
@@ -154,6 +178,7 @@ undo_files() {
 		[ -e "$trial/saved/$f" ] || [ -h "$trial/saved/$f" ] || packaged "/$f" && continue
 		rm -f "/$f" && said "removed /$f, which was not there before"
 	done
+	return $restored
 }
 
 undo_keys() {
@@ -190,16 +215,29 @@ undo_services() {
 }
 
 undo_firewall() {
-	if has ufw && ! [ -e "$trial/ufw" ]; then
-		LC_ALL=C ufw status | grep -q '^Status: active' && ufw --force disable && said "disabled ufw, which was not there before"
+	undo_ufw
+	if has nft; then
+		undo_nft && return
 	fi
-	has nft || return 0
+	# Rules that iptables made are printed by nft, and not read by it.
+	for kind in iptables ip6tables; do
+		[ ! -s "$trial/$kind" ] || $kind-restore <"$trial/$kind" && said "restored the rules of $kind"
+	done
+}
+
+undo_ufw() {
+	has ufw || return 0
+	case $(cat "$trial/ufw" 2>/dev/null)-$(ufw status | head -n1) in
+	*:\ active-*) ufw --force enable && ufw reload ;; # by its files of before
+	*-*:\ active) ufw --force disable && said "disabled ufw, which was not on before" ;;
+	esac
+}
+
+# It fails if the rules of before cannot be loaded by nft.
+undo_nft() {
 	if ! [ -e "$trial/nft" ]; then # there was no nft
-		[ -z "$(nft list tables)" ] && return
-		nft flush ruleset && said "emptied the firewall"
-		[ ! -s "$trial/iptables" ] || iptables-restore <"$trial/iptables"
-		[ ! -s "$trial/ip6tables" ] || ip6tables-restore <"$trial/ip6tables"
-		return
+		[ -z "$(nft list tables)" ] || { nft flush ruleset && said "emptied the firewall"; }
+		return 1
 	fi
 	nft -s list ruleset | cmp -s - "$trial/nft" && return
 	{ echo 'flush ruleset'; cat "$trial/nft"; } >"$trial/nft.load"
@@ -207,10 +245,11 @@ undo_firewall() {
 		said "restored the firewall's rules"
 		return
 	fi
-	# Rules that iptables made are printed and not read: then at least no table is new.
+	# At least no table is new.
 	nft list tables | while read -r table; do
 		grep -qF "$table {" "$trial/nft" || { nft delete $table && said "removed the firewall's $table, which was not there before"; }
 	done
+	return 1
 }
 
 # The timer goes last but for the script: a power cut before leaves it to do this.
@@ -219,7 +258,7 @@ forget() {
 	systemctl disable --now devbox-undo.timer 2>/dev/null
 	rm -f "$units/devbox-undo.timer" "$units/devbox-undo.service"
 	systemctl daemon-reload
-	rm -f "$base/trial.sh"
+	rm -f "$script"
 	sync -f "$units" "$base"
 }
 
@@ -228,18 +267,18 @@ lock() { exec 9>/run/devbox-provision.lock && flock "$@" 9; }
 # Whoever applies holds the lock, and the time begins when that ends. One that
 # does not come to its end is not waited for for ever.
 on_timer() {
-	if [ -d "$trial" ]; then
-		read -r booted end armed <"$trial/until" || { booted=; end=0; armed=0; }
-		if [ "$booted" = "$(boot)" ]; then
-			[ "$(uptime)" -ge "$end" ] || exit 0
-			lock -n || [ "$(uptime)" -ge $((armed + 2700)) ] || exit 0
-			# Renewed by whoever had the lock until now.
-			read -r booted end armed <"$trial/until" && [ "$(uptime)" -lt "$end" ] && exit 0
-		fi
-		undo
-		exit
+	[ -d "$trial" ] || { ! lock -n || forget; return; }
+	read -r booted end armed <"$trial/until" || { booted=; end=0; armed=0; }
+	if [ "$booted" != "$(boot)" ]; then
+		lock -n || return 0
+	else
+		[ "$(uptime)" -ge "$end" ] || return 0
+		lock -n || [ "$(uptime)" -ge $((armed + 2700)) ] || return 0
 	fi
-	forget
+	# Whoever had the lock until now has ended the trial, or renewed it.
+	[ -d "$trial" ] || return 0
+	read -r booted end armed <"$trial/until" && [ "$booted" = "$(boot)" ] && [ "$(uptime)" -lt "$end" ] && return 0
+	undo
 }
 
 mode=$1
@@ -251,22 +290,25 @@ arm)
 	arm "$@"
 	;;
 renew)
-	read -r booted end armed <"$trial/until" && until_ "$1" "$armed"
+	read -r booted end armed <"$trial/until" && until_ "$trial/until" "$1" "$armed"
 	;;
 keep)
 	lock -w 60 || exit
 	[ -d "$trial" ] && [ -e "$trial/provision.json" ] || { echo gone; exit 0; }
+	rm -rf "$trial.old"
 	mv -T "$trial" "$trial.old" && sync -f "$base" || exit
 	# A power cut here costs the record alone: the next run applies again.
 	mv -f "$trial.old/provision.files" "$base/" && mv -f "$trial.old/provision.json" "$base/" && sync -f "$base" || exit
-	rm -f "$base/undone"
+	rm -f "$said"
 	forget
 	echo kept
 	;;
 undo)
 	lock -w 60 || exit
-	[ ! -d "$trial" ] || undo
-	cat "$base/undone" 2>/dev/null
+	undone=0
+	[ ! -d "$trial" ] || undo || undone=1
+	[ ! -e "$said" ] || cat "$said"
+	exit $undone
 	;;
 timer) on_timer ;;
 esac

@@ -118,9 +118,13 @@ func (a *app) cleanUnits(ctx context.Context, units []string) error {
 
 // removeUnit removes a unit's files.
 func (a *app) removeUnit(name string) error {
-	// The folder with the sandbox last: without it a unit could be started on
-	// the host's own root, and nobody would find it any more.
-	return errors.Join(removeIfThere(a.unit(name)), os.RemoveAll(a.unitD(name)), a.removeDropIn(name))
+	// The folder with the sandbox after the unit file, and only if that is gone:
+	// without it a unit could be started on the host's own root, and nobody would
+	// find it any more.
+	if err := removeIfThere(a.unit(name)); err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(a.unitD(name)), a.removeDropIn(name))
 }
 
 func (a *app) removeDropIn(unit string) error {

@@ -74,8 +74,12 @@ func (a *app) elsewhere(unit string) (string, error) {
 				return "", err
 			}
 		}
-		// Another name of such a unit, as sshd.service is of ssh.service.
+		// systemd looks there before it looks where portabled attaches.
 		file := filepath.Join(a.root, unitDir, name)
+		if info, err := os.Lstat(file); err == nil && info.Mode().IsRegular() {
+			return file, nil
+		}
+		// Another name of such a unit, as sshd.service is of ssh.service.
 		for _, dir := range hostUnitDirs {
 			if to, err := os.Readlink(file); err == nil && strings.HasPrefix(to, "/"+dir+"/") {
 				return file, nil

@@ -22,11 +22,13 @@ func TestUnitsOfOthers(t *testing.T) {
 	f.write("usr/lib/systemd/system/bowl-getty@.service", "[Service]\n")
 	must(t, os.Symlink("/usr/lib/systemd/system/ssh.service", filepath.Join(f.root, unitDir, "bowl-sshd.service")))
 	must(t, os.Symlink("/dev/null", filepath.Join(f.root, unitDir, "bowl-masked.service")))
+	f.write(unitDir+"/bowl-mine.service", "[Service]\n") // a person's
 	f.write(attachedDir+"/bowl-x.service.d/"+markerName, "# Drop-in created for image '/var/lib/portables/bowl-x.raw', do not edit.\n")
 	for unit, from := range map[string]string{
 		"bowl-ssh.service":        "usr/lib/systemd/system/bowl-ssh.service",
 		"bowl-getty@tty1.service": "usr/lib/systemd/system/bowl-getty@.service",
 		"bowl-sshd.service":       "etc/systemd/system/bowl-sshd.service",
+		"bowl-mine.service":       "etc/systemd/system/bowl-mine.service",
 		"bowl-x.service":          "var/lib/portables/bowl-x.raw",
 		"bowl-masked.service":     "", // what a person masked is the app's all the same
 		"bowl-new.service":        "",

@@ -26,7 +26,14 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	h.shelter(ctx, name)
-	if err := a.dismantle(context.WithoutCancel(ctx), nil); err != nil {
+	// Units that an interrupted activation has added may not name their image yet.
+	var added []string
+	if j, err := a.readJournal(); err == nil && j != nil {
+		if added, err = a.added(j); err != nil {
+			return err
+		}
+	}
+	if err := a.dismantle(context.WithoutCancel(ctx), added); err != nil {
 		return err
 	}
 	// These first: what is found of a deletion that was interrupted must not pass

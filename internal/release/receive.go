@@ -73,6 +73,11 @@ func (a *app) receiveInto(ctx context.Context, dst *os.File, prepared bool, req 
 	if err := dst.Sync(); err != nil {
 		return fmt.Errorf("sync image: %w", err)
 	}
+	unlock, err := a.lockImages()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	there, err := a.has(ctx, want)
 	if err != nil {
 		return err
@@ -89,6 +94,20 @@ func (a *app) receiveInto(ctx context.Context, dst *os.File, prepared bool, req 
 		return err
 	}
 	return syncPath(a.images())
+}
+
+// lockImages lets one image at a time come to its name: whether there is another
+// one of that name, and which sums are beside it, must not change meanwhile.
+func (a *app) lockImages() (unlock func(), err error) {
+	dir, err := os.Open(a.images())
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("lock %s: %w", a.images(), err)
+	}
+	return func() { dir.Close() }, nil
 }
 
 // has tells whether the image is there already, whole. Then the file stays what
