@@ -91,16 +91,9 @@ func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, e
 func (g *Provisioning) checkKeys() error {
 	t := g.target
 	user := t.project.Config.DeployUser
-	refuse := func(format string, args ...any) error {
-		why := fmt.Sprintf(format, args...)
-		return hint.Wrap(fmt.Errorf("%s: %w", t.Name, &provision.RefusedError{Reasons: []string{why}}), t.keyCure())
-	}
-	let := provision.KeysOf(g.config, g.Seen, user)
-	if provision.OtherKeys(g.config) {
-		return nil // sshd is told to find keys elsewhere, too
-	}
-	if len(let) == 0 {
-		return refuse("nobody could log in as %s: %s has no key for that user", user, t.CloudInit())
+	let, err := t.letIn(g.config, g.Seen)
+	if err != nil || let == nil {
+		return err
 	}
 	hops, err := remote.Resolve(t.Endpoint(user), t.project.SSH)
 	if err != nil {
@@ -117,8 +110,27 @@ func (g *Provisioning) checkKeys() error {
 	if len(own) == 0 {
 		return nil // what is offered cannot be told
 	}
-	return refuse("you could not log in as %s: of your keys (%s first) none stands for that user in %s",
+	return t.refuse("you could not log in as %s: of your keys (%s first) none stands for that user in %s",
 		user, ssh.FingerprintSHA256(own[0]), t.CloudInit())
+}
+
+func (t *Target) refuse(format string, args ...any) error {
+	why := fmt.Sprintf(format, args...)
+	return hint.Wrap(fmt.Errorf("%s: %w", t.Name, &provision.RefusedError{Reasons: []string{why}}), t.keyCure())
+}
+
+// letIn are the keys that may log in as the deploy user: nil if sshd is told to
+// find keys elsewhere, too, and an error if there are none.
+func (t *Target) letIn(config []byte, seen *provision.Seen) ([]ssh.PublicKey, error) {
+	user := t.project.Config.DeployUser
+	keys := provision.KeysOf(config, seen, user)
+	if provision.OtherKeys(config) {
+		return nil, nil
+	}
+	if len(keys) == 0 {
+		return nil, t.refuse("nobody could log in as %s: %s has no key for that user", user, t.CloudInit())
+	}
+	return keys, nil
 }
 
 // CloudInit is the cloud-config's name in the repository.
@@ -131,6 +143,9 @@ func (t *Target) UserData() ([]byte, error) {
 		return nil, fmt.Errorf("read the cloud-config: %w", err)
 	}
 	if err := t.checkCloudConfig(config); err != nil {
+		return nil, err
+	}
+	if _, err := t.letIn(config, &provision.Seen{}); err != nil {
 		return nil, err
 	}
 	return provision.UserData(config)

@@ -29,6 +29,8 @@ services='ssh.service ssh.socket nftables.service ufw.service'
 
 uptime() { cut -d. -f1 /proc/uptime; }
 boot() { cat /proc/sys/kernel/random/boot_id; }
+# Without the comments, which have the time.
+rules_of() { "$1-save" | sed '/^#/d'; }
 has() { command -v "$1" >/dev/null 2>&1; }
 # The list of all below a path that is no folder.
 below() { find "$@" ! -type d 2>/dev/null | sort; }
@@ -63,7 +65,7 @@ arm() {
 		nft -s list ruleset >"$trial.new/nft" || return
 	fi
 	for kind in iptables ip6tables; do
-		! has $kind-save || $kind-save >"$trial.new/$kind" || return
+		! has $kind-save || rules_of $kind >"$trial.new/$kind" || return
 	done
 	for user; do
 		save_keys "$user" || return
@@ -221,7 +223,9 @@ undo_firewall() {
 	fi
 	# Rules that iptables made are printed by nft, and not read by it.
 	for kind in iptables ip6tables; do
-		[ ! -s "$trial/$kind" ] || $kind-restore <"$trial/$kind" && said "restored the rules of $kind"
+		[ -s "$trial/$kind" ] || continue
+		rules_of $kind | cmp -s - "$trial/$kind" && continue
+		$kind-restore <"$trial/$kind" && said "restored the rules of $kind"
 	done
 }
 
