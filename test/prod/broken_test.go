@@ -18,7 +18,7 @@ func testBroken(t *testing.T, s *site) {
 		what      string
 		file      string
 		old, new  string
-		trial     string // instead of 1s
+		trial     string // instead of 300ms
 		on, off   string // what befalls the server meanwhile, and its end
 		code      int
 		says      string // part of what devbox says
@@ -49,7 +49,7 @@ func testBroken(t *testing.T, s *site) {
 			defer s.Undo(t, files...)()
 			pid := s.sh(t, "systemctl show -P MainPID bowl.service")
 			if tt.trial != "" {
-				s.Edit(t, "devbox.yaml", "trial: 1s", "trial: "+tt.trial)
+				s.Edit(t, "devbox.yaml", "trial: 300ms", "trial: "+tt.trial)
 			}
 			s.Edit(t, "devbox.yaml", "      deadline: 20s", "      deadline: 6s")
 			if tt.old == "" {

@@ -22,7 +22,7 @@ func testKilled(t *testing.T, s *site) {
 		"devbox", "pkill -KILL -x devbox-host", "pkill -KILL -x systemd-portabl", "pkill -KILL -u deploy -x sshd-session",
 	} {
 		t.Run(fmt.Sprintf("%d %s", i, victim), func(t *testing.T) {
-			old, want := p.answers(t), p.edit(t, fmt.Sprintf("killed %d", i), true)
+			old, want := p.answers(t), p.build(t, fmt.Sprintf("killed %d", i), true)
 			p.know(t)
 			cmd := p.Command(t.Context(), "deploy", "prod", "--yes", "--allow-unproven", "--json")
 			var out bytes.Buffer

@@ -77,7 +77,7 @@ func testLoad(t *testing.T, s *site) {
 		}
 	}
 	defer s.Undo(t, page, "devbox.yaml")()
-	s.Edit(t, "devbox.yaml", "trial: 1s", "trial: 100ms")
+	s.Edit(t, "devbox.yaml", "trial: 300ms", "trial: 100ms")
 	versions := []string{s.answers(t)}
 	was := s.Read(t, page)
 	c := s.crowd(t)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"devbox/internal/deploy"
 	"devbox/internal/protocol"
 	"devbox/test/harness"
 )
@@ -181,8 +182,8 @@ type powerless struct {
 var marks = regexp.MustCompile(`<i>mark [^<]*</i>`)
 
 // edit puts a mark on the page, and where unit is true into a unit file, and
-// returns the version that this makes.
-func (p *powerless) edit(t testing.TB, mark string, unit bool) string {
+// returns what a release of it is known by.
+func (p *powerless) edit(t testing.TB, mark string, unit bool) (text string) {
 	t.Helper()
 	p.Write(t, page, marks.ReplaceAllString(p.Read(t, page), "")+"<i>mark "+mark+"</i>")
 	unitMark := "as before"
@@ -192,17 +193,32 @@ func (p *powerless) edit(t testing.TB, mark string, unit bool) string {
 	} else if m := regexp.MustCompile(`(?m)^# mark (.*)$`).FindStringSubmatch(p.Read(t, units+"bowl.service")); m != nil {
 		unitMark = m[1]
 	}
-	version := p.version(t)
-	p.text[version] = "page " + mark + ", unit " + unitMark
+	return "page " + mark + ", unit " + unitMark
+}
+
+// build is edit, and returns the version that this makes.
+func (p *powerless) build(t testing.TB, mark string, unit bool) (version string) {
+	t.Helper()
+	text := p.edit(t, mark, unit)
+	version = p.version(t)
+	p.text[version] = text
 	return version
+}
+
+// bring is edit, and deploys that.
+func (p *powerless) bring(t testing.TB, mark string, unit bool) deploy.Cycle {
+	t.Helper()
+	text := p.edit(t, mark, unit)
+	c := kept(t, p.deploy(t))
+	p.text[c.Version] = text
+	return c
 }
 
 // begin makes two releases to go between and measures how long that takes.
 func (p *powerless) begin(t *testing.T) {
 	p.idle, p.long = map[bool]time.Duration{}, map[bool]time.Duration{}
 	for i, unit := range []bool{true, false, true, false} {
-		p.edit(t, fmt.Sprintf("begin %d", i), unit)
-		c := kept(t, p.deploy(t))
+		c := p.bring(t, fmt.Sprintf("begin %d", i), unit)
 		p.long[unit], p.idle[unit] = c.Took, 0
 		for _, phase := range c.Phases {
 			if slices.Contains([]string{"build", "stage", "pack", "digest"}, phase.Name) {
@@ -237,7 +253,7 @@ func (p *powerless) cut(t *testing.T, i int, c cut) string {
 		p.Write(t, page, "{{ nothing ends this")
 		want = "none"
 	default:
-		want = p.edit(t, strconv.Itoa(i), c.units)
+		want = p.build(t, strconv.Itoa(i), c.units)
 	}
 	p.know(t)
 	if c.at != "" {
@@ -449,10 +465,7 @@ func (p *powerless) history(t *testing.T, current string) {
 func (p *powerless) forth(t *testing.T, mark string, next cut) {
 	t.Helper()
 	p.know(t)
-	want := p.edit(t, mark, next.back && next.units)
-	if r := p.deploy(t); r.Code != 0 {
-		t.Errorf("the next deploy: %s", r)
-	}
+	want := p.bring(t, mark, next.back && next.units).Version
 	if now := p.answers(t); now != want {
 		t.Errorf("after the next deploy %s answers, not %s", now, want)
 	}

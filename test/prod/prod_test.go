@@ -144,7 +144,7 @@ targets:
       url: http://127.0.0.1:8080/healthz
       expect: '"version":"${DEVBOX_VERSION}"'
       deadline: 20s
-    trial: 1s
+    trial: 300ms
     env:
       bowl.service:
         BOWL_GREETING: This is production.
