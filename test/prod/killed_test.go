@@ -46,7 +46,8 @@ func testKilled(t *testing.T, s *site) {
 				t.Fatalf("devbox goes on two minutes after the kill\n%s", &out)
 			}
 			code := cmd.ProcessState.ExitCode()
-			// What goes on there comes to its end.
+			// What goes on there comes to its end. That portabled was killed is remembered.
+			p.sh(t, "systemctl reset-failed systemd-portabled.service")
 			p.sh(t, "for i in $(seq 300); do flock -n /var/lib/devbox/bowl/lock true && exit; sleep 0.1; done; echo the lock is held; exit 1")
 			if r := p.Run(t, "status", "prod"); r.Code != 0 {
 				t.Errorf("%s", r)
@@ -62,7 +63,7 @@ func testKilled(t *testing.T, s *site) {
 				t.Errorf("exit %d without a word:\n%s", code, &out)
 			}
 			p.whole(t, version)
-			p.forth(t, fmt.Sprintf("killed %d, forth", i), cut{})
+			p.forth(t, fmt.Sprintf("killed %d forth", i), cut{})
 		})
 	}
 }
