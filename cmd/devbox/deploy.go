@@ -40,7 +40,6 @@ the new release by itself, watches it for a while and keeps it, or goes back.`,
 				return err
 			}
 			offer, err := t.Offer(c.Context(), a.ui, opts)
-			defer offer.Close()
 			return a.settle(c.Context(), t, offer, err, o)
 		},
 	}
@@ -70,7 +69,6 @@ before the running one. What the app itself has stored stays as it is.`,
 				release = args[1]
 			}
 			offer, err := t.OfferRelease(c.Context(), a.ui, release)
-			defer offer.Close()
 			return a.settle(c.Context(), t, offer, err, o)
 		},
 	}
@@ -123,9 +121,10 @@ func (a *app) connect(ctx context.Context, args []string) (*deploy.Host, error) 
 	return t.Connect(ctx)
 }
 
-// settle shows an offer, has it confirmed and sees it through; err is why there
-// is none.
+// settle shows an offer, has it confirmed, sees it through and closes it; err is
+// why there is none.
 func (a *app) settle(ctx context.Context, t *deploy.Target, o *deploy.Offer, err error, f deployFlags) error {
+	defer o.Close()
 	nothing := err == nil && o.Unchanged() && o.Plan.Empty()
 	switch {
 	case err != nil:
