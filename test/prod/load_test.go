@@ -14,7 +14,7 @@ import (
 
 // What visitors of a busy app make of it: each of them asks once in pause.
 const (
-	visitors = 54
+	visitors = 80
 	pause    = 100 * time.Millisecond
 	streams  = 200
 )
@@ -54,7 +54,7 @@ func (c *crowd) leave(t *testing.T, what string, delivered []string) time.Durati
 			t.Error(x)
 		}
 	}
-	if rate < 450 {
+	if rate < 500 {
 		t.Errorf("that were only %.0f requests a second", rate)
 	}
 	last := delivered[len(delivered)-1]

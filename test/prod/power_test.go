@@ -136,19 +136,17 @@ func testPowerCuts(t *testing.T, s *site) {
 	s.hostUnderTest(t)
 	defer s.hostAsBuilt(t)
 	p.begin(t)
-	result := newTorture()
+	result := newTorture(t)
 	all := append(cuts(n), cut{})
 	p.forth(t, "forth", all[0])
 	for i, c := range all[:n] {
 		t.Run(fmt.Sprintf("%d %s", i, c), func(t *testing.T) {
 			var ended string
-			defer func() { result.count(c, ended, t.Failed()) }()
+			// Written each time: whoever stops a long run has what there was.
+			defer func() { result.count(c, ended, t.Failed()); result.write(t, seed) }()
 			ended = p.cut(t, i, c)
 			p.forth(t, fmt.Sprintf("%d forth", i), all[i+1])
 		})
-	}
-	if file := os.Getenv("DEVBOX_TEST_TORTURE"); file != "" {
-		result.write(t, filepath.Join(harness.Root(), file), seed)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -14,15 +15,17 @@ import (
 
 // torture is how power cuts ended.
 type torture struct {
-	begin time.Time
-	rows  map[string]*tortured
-	order []string
+	begin  time.Time
+	commit string
+	rows   map[string]*tortured
+	order  []string
 }
 
 type tortured struct{ cuts, old, new, failed int }
 
-func newTorture() *torture {
-	return &torture{begin: time.Now(), rows: map[string]*tortured{}}
+func newTorture(t *testing.T) *torture {
+	commit := harness.Output(t, "git", "-C", harness.Root(), "describe", "--always", "--dirty")
+	return &torture{begin: time.Now(), commit: strings.TrimSpace(commit), rows: map[string]*tortured{}}
 }
 
 func (r *torture) count(c cut, ended string, failed bool) {
@@ -43,9 +46,13 @@ func (r *torture) count(c cut, ended string, failed bool) {
 	}
 }
 
-// write makes the page of the documentation.
-func (r *torture) write(t *testing.T, name string, seed uint64) {
+// write makes the page of the documentation, where one is asked for.
+func (r *torture) write(t *testing.T, seed uint64) {
 	t.Helper()
+	file := os.Getenv("DEVBOX_TEST_TORTURE")
+	if file == "" {
+		return
+	}
 	var b strings.Builder
 	var sum tortured
 	for _, kind := range r.order {
@@ -53,7 +60,6 @@ func (r *torture) write(t *testing.T, name string, seed uint64) {
 		sum.cuts, sum.old, sum.new, sum.failed = sum.cuts+row.cuts, sum.old+row.old, sum.new+row.new, sum.failed+row.failed
 	}
 	kernel, _ := exec.Command("uname", "-r").Output()
-	commit := strings.TrimSpace(harness.Output(t, "git", "-C", harness.Root(), "describe", "--always", "--dirty"))
 	fmt.Fprintf(&b, `# Power cuts
 
 The last result of `+"`make torture`"+`, which writes this page: a server in production loses its power in the middle of a deploy
@@ -65,13 +71,13 @@ change; the history has to be true; and the next deploy has to work.
 
 | power cut | cuts | old answers | new answers | failed |
 |---|--:|--:|--:|--:|
-`, r.begin.Format("2006-01-02"), commit, time.Since(r.begin).Round(time.Second), runtime.NumCPU(), strings.TrimSpace(string(kernel)), seed)
+`, r.begin.Format("2006-01-02"), r.commit, time.Since(r.begin).Round(time.Second), runtime.NumCPU(), strings.TrimSpace(string(kernel)), seed)
 	for _, kind := range r.order {
 		row := r.rows[kind]
 		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d |\n", kind, row.cuts, row.old, row.new, row.failed)
 	}
 	fmt.Fprintf(&b, "| **all** | **%d** | **%d** | **%d** | **%d** |\n", sum.cuts, sum.old, sum.new, sum.failed)
-	if err := os.WriteFile(name, []byte(b.String()), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(harness.Root(), file), []byte(b.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -88,7 +88,7 @@ func (s *Server) furnish(ctx context.Context) error {
 		for key := range strings.Lines(keys) {
 			files["var/lib/cloud/seed/nocloud/meta-data"] += "- '" + strings.TrimSpace(key) + "'\n"
 		}
-		files["etc/cloud/cloud.cfg.d/90-provider.cfg"] = "datasource_list: [NoCloud]\nnetwork: {config: disabled}\nresize_rootfs: false\ngrowpart: {mode: off}\n"
+		files["etc/cloud/cloud.cfg.d/90-provider.cfg"] = "datasource_list: [NoCloud]\nnetwork: {config: disabled}\nresize_rootfs: false\ngrowpart: {mode: 'off'}\n"
 	}
 	for name, text := range files {
 		at := filepath.Join(s.Root(), name)
