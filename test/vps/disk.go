@@ -128,14 +128,15 @@ func (s *Server) mount(ctx context.Context) error {
 }
 
 // unmount waits until the kernel has let go of the disk: mounted earlier it
-// would be the same file system again, as it was when its power was cut.
+// would be the same file system again, as it was when its power was cut. What
+// made itself a view of all mounts meanwhile holds it, as mmdebstrap does.
 func (s *Server) unmount(ctx context.Context) error {
 	is, err := s.mounted()
 	if err != nil || !is {
 		return err
 	}
 	var last error
-	for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
+	for begin := time.Now(); time.Since(begin) < 2*time.Minute; time.Sleep(10 * time.Millisecond) {
 		if is {
 			_, last = run(ctx, "umount", s.Root())
 			is = last != nil
