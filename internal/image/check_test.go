@@ -158,7 +158,7 @@ func TestCheck(t *testing.T) {
 				"?" + unitDir + "bowl-x.service:4: LoadCredentialEncrypted=: a secret of this app is called bowl.b; if nothing else puts b there, the service starts without it",
 				"?" + unitDir + "bowl-x.service:5: LoadCredential=: it gives the service what it finds undecrypted",
 				"!" + unitDir + "bowl-x.service:6: LoadCredential=: it gives the service what it finds undecrypted",
-				"!" + unitDir + "bowl-x.service:7: ImportCredential=: systemd does not import a secret under another name than it has inside, and starts the service without it",
+				"!" + unitDir + "bowl-x.service:7: ImportCredential=: systemd does not load a secret under another name than it has inside (status 243/CREDENTIALS)",
 				"?" + unitDir + "bowl-x.service:8: ImportCredential=: it may take secrets of other apps on the host, too",
 				"?" + unitDir + "bowl-x.service:9: SetCredential=: what stands there is part of the image and can be read by everyone on the host",
 			}},

@@ -15,7 +15,7 @@ func (c *checker) credentials(u Unit) {
 		own := strings.HasPrefix(stored, c.Name+".")
 		switch {
 		case l.Field == "ImportCredential" && own && l.ID != "":
-			p.Text = "systemd does not import a secret under another name than it has inside, and starts the service without it"
+			p.Text = "systemd does not load a secret under another name than it has inside (status 243/CREDENTIALS)"
 			p.Cure = "leave out :" + l.ID
 		case l.Field == "ImportCredential":
 			if rest, all := strings.CutSuffix(stored, "*"); !all || strings.Contains(rest, ".") {

@@ -194,7 +194,7 @@ func TestRealLinesThatNameASecret(t *testing.T) {
 		{"missing", "LoadCredentialEncrypted=rel-lines.nope", ""},
 		{"missing, with its path", "LoadCredentialEncrypted=rel-lines.nope:/etc/credstore.encrypted/rel-lines.nope", "status 243"},
 		{"by another name", "LoadCredentialEncrypted=key:/etc/credstore.encrypted/rel-lines.key", "status 243"},
-		{"imported by another name", "ImportCredential=rel-lines.key:key", ""},
+		{"imported by another name", "ImportCredential=rel-lines.key:key", "status 243"},
 		{"in a device sandbox", "LoadCredentialEncrypted=rel-lines.key\nPrivateDevices=yes", "rel-lines.key:open sesame"},
 	} {
 		unit := "[Service]\nType=oneshot\nDynamicUser=yes\n" + c.line + "\nStandardOutput=truncate:/run/rel-lines.out\n" +
