@@ -67,3 +67,16 @@ func TestWrongArguments(t *testing.T) {
 		}
 	}
 }
+
+// A secret that was given as an argument, by mistake, is not kept in the journal.
+func TestNoted(t *testing.T) {
+	for _, c := range []struct{ args, want []string }{
+		{[]string{"secret", "set", "bowl", "key", "hunter2"}, []string{"secret", "set", "…"}},
+		{[]string{"secret", "list"}, []string{"secret", "list"}},
+		{[]string{"logs", "bowl", "ssh.service"}, []string{"logs", "bowl", "ssh.service"}},
+	} {
+		if got := noted(c.args); !slices.Equal(got, c.want) {
+			t.Errorf("%q is noted as %q", c.args, got)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,6 +248,35 @@ func TestUsers(t *testing.T) {
 		"tunnel": {UID: 991, Shell: "/bin/sh"},
 		"ann":    {UID: 1000, Shell: "/bin/bash", Groups: []string{"adm", "sudo"}, Keys: Fingerprints([]byte("ssh-ed25519 AAAA")), Password: true},
 	})
+}
+
+// What a user has put in the place of keys is not waited for, and not read
+// without end.
+func TestKeysThatAreNoFile(t *testing.T) {
+	for what, put := range map[string]func(name string) error{
+		"a pipe":                  func(name string) error { return syscall.Mkfifo(name, 0o600) },
+		"a link to a device":      func(name string) error { return os.Symlink("/dev/zero", name) },
+		"a link to a folder":      func(name string) error { return os.Symlink("/", name) },
+		"a file of more than all": func(name string) error { return os.WriteFile(name, make([]byte, maxUsers+1), 0o600) },
+	} {
+		h := tree(t, map[string]string{
+			"etc/passwd": "ann:x:1000:1000:Ann:/home/ann:/bin/bash\n", "etc/group": "ann:x:1000:\n", "etc/shadow": "", "home/ann/.ssh/config": "",
+			"usr/share/base-passwd/passwd.master": "",
+		})
+		if err := put(h.path("home/ann/.ssh/authorized_keys")); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- h.users(context.Background(), new(Facts)) }()
+		select {
+		case err := <-done:
+			if file := strings.HasPrefix(what, "a file"); file != (err == nil) || !file && !strings.Contains(err.Error(), "authorized_keys is not a file") {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: users does not come back", what)
+		}
+	}
 }
 
 func TestSudoersAndEnabled(t *testing.T) {

@@ -325,3 +325,34 @@ func TestOldRecords(t *testing.T) {
 		t.Errorf("back to %s: %+v, %v", short(one), r, err)
 	}
 }
+
+// A plan is good for what ran when it was made, and for nothing else.
+func TestAPlanIsBoundToWhatRan(t *testing.T) {
+	f := newFake(t)
+	h := New(f, f.root)
+	one, two := f.put(h, "one", unitsOne), f.put(h, "two", unitsTwo)
+	ask := func(digest, instead string) error {
+		return h.Activate(context.Background(), protocol.Activate{App: "bowl", Digest: digest, Instead: instead}, func(protocol.Event) {})
+	}
+	stale := func(digest, instead, says string) {
+		t.Helper()
+		f.did = nil
+		var coded *CodedError
+		err := ask(digest, instead)
+		if !errors.As(err, &coded) || coded.Code != protocol.CodeChanged || !strings.Contains(err.Error(), says) || hint.Of(err) == "" || len(f.did) > 0 {
+			t.Errorf("instead of %s: %v, did %v", instead, err, f.did)
+		}
+	}
+	stale(one, "r1", "none runs here now, and not r1")
+	if err := ask(one, protocol.NoRelease); err != nil {
+		t.Fatal(err)
+	}
+	stale(two, protocol.NoRelease, "r1 runs here now, and not none")
+	stale(two, "r9", "r1 runs here now, and not r9")
+	if err := ask(two, "r1"); err != nil {
+		t.Error(err)
+	}
+	if err := ask(one, ""); err != nil { // the dev machine's saves ask for no plan
+		t.Error(err)
+	}
+}

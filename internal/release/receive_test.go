@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
@@ -98,6 +99,35 @@ func flip(b []byte) []byte {
 
 // A delta is applied in place to the copy that was prepared, and without one
 // gives the same.
+// One image at a time comes to its name: between the look for another one of
+// that name and the rename, a second session could put it there.
+func TestReceiveWaitsForItsTurn(t *testing.T) {
+	f := newFake(t)
+	h := New(f, f.root)
+	one := packed(t, "one")
+	a, err := h.open("bowl")
+	must(t, err)
+	must(t, os.MkdirAll(a.images(), 0o755))
+	unlock, err := a.lockImages()
+	must(t, err)
+	done := make(chan error, 1)
+	go func() {
+		done <- h.Receive(context.Background(), protocol.Receive{App: "bowl", Digest: one.digest, Size: one.size}, bytes.NewReader(stream(t, one, nil)), nil)
+	}()
+	select {
+	case err := <-done:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if _, err := os.Stat(a.image(short(one.digest))); err == nil {
+		t.Error("the image has its name before its turn")
+	}
+	unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReceiveIntoThePreparedCopy(t *testing.T) {
 	f, h, _ := first(t)
 	ctx := context.Background()

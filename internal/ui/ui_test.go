@@ -63,6 +63,31 @@ func TestLiveLineIsClearedAroundOtherLines(t *testing.T) {
 	}
 }
 
+// A question stays on the terminal until it is answered.
+func TestNothingIsDrawnOverAQuestion(t *testing.T) {
+	var errw bytes.Buffer
+	u := New(&bytes.Buffer{}, &errw, Options{TTY: true})
+	s := u.Step("boot")
+	time.Sleep(20 * time.Millisecond)
+	answered := u.Ask()
+	u.mu.Lock()
+	asked := errw.Len()
+	u.mu.Unlock()
+	time.Sleep(250 * time.Millisecond) // it would be drawn twice
+	u.mu.Lock()
+	drawn := errw.String()[asked:]
+	u.mu.Unlock()
+	if drawn != "" {
+		t.Errorf("over the question: %q", drawn)
+	}
+	answered()
+	time.Sleep(250 * time.Millisecond)
+	s.Done("")
+	if after := errw.String()[asked:]; !strings.Contains(after, "… boot") {
+		t.Errorf("after the answer: %q", after)
+	}
+}
+
 // One that wraps is not cleared by the next: the terminal would fill with it.
 func TestLiveLineFitsTheTerminal(t *testing.T) {
 	var errw bytes.Buffer
