@@ -116,7 +116,7 @@ func TestReceiveWaitsForItsTurn(t *testing.T) {
 	}()
 	select {
 	case err := <-done:
-		t.Errorf("it did not wait: %v", err)
+		t.Fatalf("it did not wait: %v", err)
 	case <-time.After(500 * time.Millisecond):
 	}
 	if _, err := os.Stat(a.image(short(one.digest))); err == nil {
