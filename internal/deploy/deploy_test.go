@@ -79,6 +79,35 @@ func TestOnlyWhatIsGreenAtHomeIsProven(t *testing.T) {
 	}
 }
 
+// What is activated is what was planned: in the place of the release that ran
+// then, and for a rollback the one that "previous" meant then.
+func TestWhatWasAgreedToIsWhatIsAsked(t *testing.T) {
+	p := &Project{Config: &config.Config{Name: "shop"}}
+	for _, c := range []struct {
+		serving, of, instead, release string
+	}{
+		{"r5", "r4", "r5", "r4"},
+		{"r5", "", "r5", protocol.Previous},
+		{"", "", protocol.NoRelease, protocol.Previous},
+	} {
+		ask := protocol.Activate{App: "shop", Release: protocol.Previous, By: whoAmI(), Keep: 4, DryRun: true}
+		result := protocol.Result{Outcome: protocol.Planned, Serving: c.serving, Plan: protocol.Plan{Release: "r6", Of: c.of, Digest: strings.Repeat("a", 64)}}
+		s, err := greet(t.Context(), fakeHost(t, nil, welcome(protocol.Welcome{}),
+			turn{want: protocol.Request{Activate: &ask}, answer: []protocol.Event{{Result: &result, Done: true}}}), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := prod(p)
+		o := &Offer{target: target, host: &Host{Session: s, project: p, target: target}, Cycle: &Cycle{}, req: protocol.Activate{Release: protocol.Previous}}
+		if err := o.plan(t.Context()); err != nil || o.req.Instead != c.instead || o.req.Release != c.release {
+			t.Errorf("asks for %s instead of %s, %v; want %+v", o.req.Release, o.req.Instead, err, c)
+		}
+		if o.Cycle.Of != c.of || o.Cycle.Version != strings.Repeat("a", 12) {
+			t.Errorf("tells of %+v", o.Cycle)
+		}
+	}
+}
+
 func TestHowALostActivationEnded(t *testing.T) {
 	p := &Project{Config: &config.Config{Name: "shop"}}
 	req := protocol.Activate{App: "shop", Digest: strings.Repeat("a", 64), By: "ann@laptop"}
