@@ -261,6 +261,9 @@ func checkHealth(d *decoder, at string, h Health) {
 	}
 }
 
+// DevName is what output calls the dev machine beside targets.
+const DevName = "dev"
+
 // checkTargets also gives targets the health of the dev machine that have none
 // of their own.
 func checkTargets(c *Config, d *decoder) {
@@ -268,6 +271,9 @@ func checkTargets(c *Config, d *decoder) {
 		field := join("targets", name)
 		if !nameRE.MatchString(name) {
 			d.wrongKey(field, fmt.Sprintf("%q is not a name", name), "write lower-case letters, digits and dashes, beginning with a letter, such as prod")
+		}
+		if name == DevName {
+			d.wrongKey(field, fmt.Sprintf("%s is what devbox calls the dev machine", name), "give the server another name, such as prod")
 		}
 		if d.written(field + ".host") {
 			checkHost(d, field, t)

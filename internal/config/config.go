@@ -65,7 +65,8 @@ type Config struct {
 	Health Health `yaml:"health"`
 
 	// Servers that the app is deployed to, each by a name of your own: `devbox
-	// deploy prod` deploys to `prod`.
+	// deploy prod` deploys to `prod`. No server is named dev, which is what
+	// devbox calls the dev machine.
 	Targets map[string]Target `yaml:"targets"`
 
 	// The user that devbox logs in as on a host. The cloud-config makes this
