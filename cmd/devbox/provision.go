@@ -157,6 +157,12 @@ func (a *app) userData(t *deploy.Target) error {
 	if len(text) > maxUserData {
 		a.ui.Say("warning: this is %d bytes long, and some providers take no more than %d", len(text), maxUserData)
 	}
+	if a.json {
+		a.ui.Value(struct {
+			UserData string `json:"user_data"`
+		}{string(text)})
+		return nil
+	}
 	_, err = a.stdout.Write(text)
 	return err
 }
