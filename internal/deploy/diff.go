@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"devbox/internal/config"
 	"devbox/internal/drift"
 	"devbox/internal/facts"
 	"devbox/internal/image"
@@ -79,11 +80,11 @@ func (h *Host) Facts(ctx context.Context, updates bool) (*facts.Facts, error) {
 	var out bytes.Buffer
 	err := h.Conn.Run(ctx, remote.Command{Args: args, Stdout: &bounded{&out, maxFacts}})
 	if err != nil {
-		return nil, fmt.Errorf("read the facts of %s: %w", h.name(), h.said(err))
+		return nil, fmt.Errorf("read the facts of %s: %w", h.Name(), h.said(err))
 	}
 	var f facts.Facts
 	if err := json.Unmarshal(out.Bytes(), &f); err != nil {
-		return nil, fmt.Errorf("read the facts of %s: %w", h.name(), err)
+		return nil, fmt.Errorf("read the facts of %s: %w", h.Name(), err)
 	}
 	return &f, nil
 }
@@ -104,13 +105,6 @@ func (b *bounded) Write(data []byte) (int, error) {
 	return b.to.Write(data)
 }
 
-func (h *Host) name() string {
-	if h.target != nil {
-		return h.target.Name
-	}
-	return "dev"
-}
-
 func (h *Host) provisionCommand() string {
 	if h.target != nil {
 		return "devbox provision " + h.target.Name
@@ -124,9 +118,9 @@ func (h *Host) compared(ctx context.Context, updates bool) (*drift.Host, error) 
 	if err != nil {
 		return nil, err
 	}
-	d := &drift.Host{Name: h.name(), Facts: f, Env: h.settings().Env, Provision: h.provisionCommand(), Deploy: "devbox up"}
+	d := &drift.Host{Name: config.DevName, Facts: f, Env: h.settings().Env, Provision: h.provisionCommand(), Deploy: "devbox up"}
 	if h.target != nil {
-		d.Deploy, d.Admin = "devbox deploy "+h.target.Name, h.target.User
+		d.Name, d.Deploy, d.Admin = h.target.Name, "devbox deploy "+h.target.Name, h.target.User
 		return d, nil
 	}
 	e, err := h.project.AdminEndpoint(ctx)
@@ -170,15 +164,9 @@ func (p *Project) targetFacts(ctx context.Context, name string) (*drift.Host, er
 func (p *Project) declared() (drift.Repo, error) {
 	c := p.Config
 	r := drift.Repo{App: c.Name, CloudConfig: c.CloudInit, Version: provision.Version, Profile: c.Image.Profile, Users: map[string][]string{}}
-	data, err := os.ReadFile(c.Abs(c.CloudInit))
+	data, err := p.cloudConfig()
 	if err != nil {
-		return r, fmt.Errorf("read the cloud-config: %w", err)
-	}
-	if found := provision.Check(data); len(found) > 0 {
-		for i := range found {
-			found[i].File = c.CloudInit
-		}
-		return r, found
+		return r, err
 	}
 	d := provision.Declares(data)
 	r.Hash, r.Packages, r.Files, r.Timezone = provision.Hash(data), d.Packages, d.Files, d.Timezone

@@ -43,10 +43,7 @@ type Provisioning struct {
 func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, err error) {
 	g := &Provisioning{target: t, ask: remember(t.project.SSH), trial: trialTime}
 	p := t.project
-	if g.config, err = os.ReadFile(p.Config.Abs(p.Config.CloudInit)); err != nil {
-		return nil, fmt.Errorf("read the cloud-config: %w", err)
-	}
-	if err := t.checkCloudConfig(g.config); err != nil {
+	if g.config, err = p.cloudConfig(); err != nil {
 		return nil, err
 	}
 	if err := p.CheckHostPrograms(); err != nil {
@@ -138,11 +135,8 @@ func (t *Target) CloudInit() string { return t.project.Config.CloudInit }
 
 // UserData is the cloud-config to create the server with.
 func (t *Target) UserData() ([]byte, error) {
-	config, err := os.ReadFile(t.project.Config.Abs(t.CloudInit()))
+	config, err := t.project.cloudConfig()
 	if err != nil {
-		return nil, fmt.Errorf("read the cloud-config: %w", err)
-	}
-	if err := t.checkCloudConfig(config); err != nil {
 		return nil, err
 	}
 	if _, err := t.letIn(config, &provision.Seen{}); err != nil {
@@ -159,15 +153,21 @@ func (g *Provisioning) Close() {
 	g.unlock()
 }
 
-func (t *Target) checkCloudConfig(config []byte) error {
-	problems := provision.Check(config)
+// cloudConfig is the repository's, checked. Errors: [provision.Problems].
+func (p *Project) cloudConfig() ([]byte, error) {
+	file := p.Config.CloudInit
+	data, err := os.ReadFile(p.Config.Abs(file))
+	if err != nil {
+		return nil, fmt.Errorf("read the cloud-config: %w", err)
+	}
+	problems := provision.Check(data)
 	for i := range problems {
-		problems[i].File = t.project.Config.CloudInit
+		problems[i].File = file
 	}
 	if len(problems) > 0 {
-		return hint.Wrap(problems, "correct "+t.project.Config.CloudInit+"; nothing was changed")
+		return nil, hint.Wrap(problems, "correct "+file+"; nothing was changed")
 	}
-	return nil
+	return data, nil
 }
 
 func (t *Target) keyCure() string {

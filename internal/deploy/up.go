@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -134,7 +133,7 @@ func (p *Project) logIn(ctx context.Context, u *ui.UI, m vm.Machine) (*remote.Co
 // setUp applies the cloud-config and installs devbox-host, as the machine's
 // administrator.
 func (p *Project) setUp(ctx context.Context, u *ui.UI, conn *remote.Conn, e vm.Endpoint) error {
-	root := asRoot{conn}
+	root := asAdmin{conn: conn, sudo: true}
 	state, err := provision.ReadState(ctx, root)
 	if err != nil {
 		return err
@@ -155,7 +154,7 @@ func (p *Project) setUp(ctx context.Context, u *ui.UI, conn *remote.Conn, e vm.E
 	return p.installHost(ctx, u, conn, state)
 }
 
-func (p *Project) apply(ctx context.Context, u *ui.UI, root asRoot, config []byte) error {
+func (p *Project) apply(ctx context.Context, u *ui.UI, root asAdmin, config []byte) error {
 	s := u.Step("set the machine up by %s", p.Config.CloudInit)
 	_, err := provision.Apply(ctx, root, config, provision.Options{
 		Name:   p.Config.CloudInit,
@@ -166,7 +165,7 @@ func (p *Project) apply(ctx context.Context, u *ui.UI, root asRoot, config []byt
 
 // authorize lets devbox's own key for this machine log in as the deploy user,
 // beside the people whom the cloud-config names.
-func (p *Project) authorize(ctx context.Context, root asRoot, identity string) error {
+func (p *Project) authorize(ctx context.Context, root asAdmin, identity string) error {
 	pem, err := os.ReadFile(identity)
 	if err != nil {
 		return fmt.Errorf("read the machine's key: %w", err)
@@ -195,7 +194,7 @@ func (p *Project) installHost(ctx context.Context, u *ui.UI, conn *remote.Conn, 
 		return nil
 	}
 	s := u.Step("install devbox-host for %s", arch)
-	_, err = provision.InstallHost(ctx, asRoot{conn}, binary, sum)
+	_, err = provision.InstallHost(ctx, asAdmin{conn: conn, sudo: true}, binary, sum)
 	return s.End(err, "")
 }
 
@@ -224,23 +223,6 @@ func trimNewline(b []byte) []byte {
 		return b[:n-1]
 	}
 	return b
-}
-
-// asRoot runs scripts of package provision over a connection of an
-// administrator who may use sudo.
-type asRoot struct{ conn *remote.Conn }
-
-// Run implements provision.Runner.
-func (r asRoot) Run(ctx context.Context, c provision.Command) (int, error) {
-	err := r.conn.Run(ctx, remote.Command{
-		Args:  append([]string{"sudo", "-n", "sh", "-c", c.Script, "devbox"}, c.Args...),
-		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
-	})
-	var exit *remote.ExitError
-	if errors.As(err, &exit) && exit.Signal == "" {
-		return exit.Code, nil
-	}
-	return 0, err
 }
 
 // Release builds the source as it is and makes it the running release. The

@@ -70,8 +70,7 @@ type Report struct {
 // StepError is a step that failed.
 type StepError struct {
 	Step    string
-	Message string   // cloud-init's own, or the failed command and what it said
-	Output  []string // the last lines that the step printed
+	Message string // cloud-init's own, or the failed command and what it said
 }
 
 func (e *StepError) Error() string { return e.Step + ": " + e.Message }
@@ -231,7 +230,7 @@ func (a *applying) failure(rec record) error {
 			return hint.Wrap(ps, "correct "+a.file+"; "+done)
 		}
 	}
-	e := &StepError{Step: rec.name, Message: message(rec), Output: lastLines(rec.output, 20)}
+	e := &StepError{Step: rec.name, Message: message(rec)}
 	switch rec.name {
 	case "prepare":
 		return hint.Wrap(e, "see that apt works there: `apt-get update`, /etc/apt/sources.list.d; then run this again")
