@@ -19,7 +19,7 @@ import (
 
 // Version is raised when either side could misread the other. A client that
 // meets another version installs its own devbox-host first.
-const Version = 2
+const Version = 3
 
 // MaxLine bounds one JSON line in bytes, on both sides.
 const MaxLine = 1 << 20

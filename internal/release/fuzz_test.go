@@ -3,6 +3,7 @@ package release
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"devbox/internal/protocol"
 )
 
 // Whatever an app writes to the journal: text that steers no terminal, and
@@ -30,7 +33,7 @@ func FuzzMessages(f *testing.F) {
 // Whatever a client sends: the session ends, and nothing is written but below
 // the folder of one app.
 func FuzzServe(f *testing.F) {
-	hello := `{"hello":{"protocol":2,"app":"bowl"}}` + "\n"
+	hello := fmt.Sprintf(`{"hello":{"protocol":%d,"app":"bowl"}}`, protocol.Version) + "\n"
 	digest := digestOf("ab")
 	for _, s := range []string{
 		`{"releases":{"app":"bowl"}}`, `{"status":{"app":"bowl"}}`, `{"recover":{"app":"bowl"}}`, `{"forget":{"app":"bowl"}}`,

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,7 +57,7 @@ func TestPolicyOnUsers(t *testing.T) {
 		if len(f.did) > 0 {
 			t.Errorf("%s: did %v", tt.err, f.did)
 		}
-		events := talk(t, h, `{"hello":{"protocol":2,"app":"bowl"}}`+"\n"+`{"status":{"app":"bowl"}}`+"\n")
+		events := talk(t, h, fmt.Sprintf(`{"hello":{"protocol":%d,"app":"bowl"}}`, protocol.Version)+"\n"+`{"status":{"app":"bowl"}}`+"\n")
 		if events[0].Code != protocol.CodePolicy || events[0].Hint == "" || events[1].Error == "" {
 			t.Errorf("%s: %+v", tt.err, events)
 		}

@@ -38,7 +38,7 @@ func talk(t *testing.T, h *Host, in string) []protocol.Event {
 func TestServeRefuses(t *testing.T) {
 	f := newFake(t)
 	h := New(f, f.root)
-	hello := `{"hello":{"protocol":2,"app":"bowl"}}` + "\n"
+	hello := fmt.Sprintf(`{"hello":{"protocol":%d,"app":"bowl"}}`, protocol.Version) + "\n"
 	tests := []struct {
 		name, in string
 		code     string
@@ -69,7 +69,7 @@ func TestServeRefuses(t *testing.T) {
 // An error that leaves no doubt where the next request begins ends nothing.
 func TestServeGoesOn(t *testing.T) {
 	f := newFake(t)
-	got := talk(t, New(f, f.root), `{"hello":{"protocol":2,"app":"bowl"}}`+"\n"+
+	got := talk(t, New(f, f.root), fmt.Sprintf(`{"hello":{"protocol":%d,"app":"bowl"}}`, protocol.Version)+"\n"+
 		`{"activate":{"app":"bowl","digest":"`+strings.Repeat("00", 32)+`","settings":{"health":{"deadline":0}}}}`+"\n"+
 		`{"status":{"app":"bowl"}}`+"\n"+
 		`{"releases":{"app":"bowl"}}`+"\n")
