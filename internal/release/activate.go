@@ -348,7 +348,10 @@ func (act *activation) giveUp(ctx context.Context, j *journal, cause error) erro
 	st := act.state
 	st.Last = number(j.To.ID)
 	if werr := writeJSON(act.place.state(), st); werr != nil {
-		return errors.Join(cause, werr)
+		// The journal stays, and the next session does all of this again.
+		r.Failure.Cause += fmt.Sprintf("; this is noted by the next session, now it cannot be: %v", werr)
+		act.answer(r)
+		return nil
 	}
 	act.answer(r)
 	j.To.Cause = printable(r.Failure.Cause)

@@ -318,6 +318,42 @@ func TestWhatFailsIsUndone(t *testing.T) {
 	}
 }
 
+// A disk that takes nothing more does not hide that the release before serves.
+func TestARollbackThatCannotBeNoted(t *testing.T) {
+	f, h, _ := first(t)
+	two := f.put(h, "two", unitsTwo)
+	state := filepath.Join(f.root, "var/lib/devbox/bowl/state.json")
+	f.results["restart bowl.service"] = []string{"failed"}
+	var r protocol.Result
+	err := h.Activate(context.Background(), protocol.Activate{App: "bowl", Digest: two}, func(e protocol.Event) {
+		if e.Phase != nil && e.Phase.Name == "failure" {
+			// Nothing can be renamed onto a folder that is not empty.
+			if err := errors.Join(os.Rename(state, state+".aside"), os.MkdirAll(filepath.Join(state, "full"), 0o755)); err != nil {
+				t.Error(err)
+			}
+		}
+		if e.Result != nil {
+			r = *e.Result
+		}
+	})
+	if err != nil || r.Outcome != protocol.RolledBack || r.Serving != "r1" || !strings.Contains(r.Failure.Cause, "noted by the next session") {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if err := errors.Join(os.RemoveAll(state), os.Rename(state+".aside", state)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Recover(context.Background(), "bowl", Online); err != nil {
+		t.Fatal(err)
+	}
+	all, err := h.Releases(context.Background(), "bowl")
+	if err != nil || len(all) != 2 || all[0].ID != "r2" || all[0].Outcome == protocol.Committed {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if r, err := f.activate(h, two, protocol.Settings{}); err != nil || r.Outcome != protocol.Committed || r.Serving != "r3" {
+		t.Errorf("the next try: %+v, %v", r, err)
+	}
+}
+
 func TestRefusedBeforeAnythingHappens(t *testing.T) {
 	f, h, one := first(t)
 	two := f.put(h, "two", unitsTwo)
