@@ -15,6 +15,7 @@ import (
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
 	"devbox/internal/release"
+	"devbox/internal/secret"
 )
 
 // version is set when devbox builds this program.
@@ -62,8 +63,12 @@ func noted(args []string) []string {
 	return args
 }
 
-// exitPolicy is what this host's policy refuses; package deploy knows it.
-const exitPolicy = 3
+// What this host's policy refuses, and what does not fit the secrets that are
+// there; package deploy knows them.
+const (
+	exitPolicy  = 3
+	exitRefused = 4
+)
 
 func exitCode(err error) int {
 	var refused *release.CodedError
@@ -72,6 +77,8 @@ func exitCode(err error) int {
 		return 2
 	case errors.As(err, &refused) && refused.Code == protocol.CodePolicy:
 		return exitPolicy
+	case errors.As(err, new(*secret.RefusedError)):
+		return exitRefused
 	}
 	return 1
 }

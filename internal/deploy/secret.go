@@ -107,14 +107,21 @@ func (h *Host) said(err error) error {
 		return hint.Errorf("run `"+h.provisionCommand()+"`", "devbox-host there is older than this devbox")
 	}
 	e := &HostError{Text: text}
-	if exit.Code == exitPolicy {
+	switch exit.Code {
+	case exitPolicy:
 		e.Code = protocol.CodePolicy
+	case exitRefused:
+		e.Code = protocol.CodeNoSecret
 	}
 	return hint.Wrap(e, cure)
 }
 
-// exitPolicy is how devbox-host exits if the host's policy refuses a command.
-const exitPolicy = 3
+// How devbox-host exits if the host's policy refuses a command, and if what it
+// asks does not fit the secrets that are there.
+const (
+	exitPolicy  = 3
+	exitRefused = 4
+)
 
 // hostSaid finds the lines in which devbox-host tells an error and its cure.
 func hostSaid(stderr string) (text, cure string) {

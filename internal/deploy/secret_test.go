@@ -22,6 +22,7 @@ func TestWhatTheHostSaysOfASecret(t *testing.T) {
 	}{
 		{"an error and its cure", dev, remote.ExitError{Code: 1, Stderr: "error: bowl has no secret x\nhint: there are: y\n"}, "bowl has no secret x", "there are: y", false},
 		{"an error of two lines", dev, remote.ExitError{Code: 1, Stderr: "some notice\nerror: one\ntwo\n"}, "one\ntwo", "", false},
+		{"a secret that is not there", dev, remote.ExitError{Code: 4, Stderr: "error: bowl has no secret x\n"}, "bowl has no secret x", "", true},
 		{"the policy", dev, remote.ExitError{Code: 3, Stderr: "error: not for bowl\nhint: ask root\n"}, "not for bowl", "ask root", true},
 		{"an older devbox-host", dev, remote.ExitError{Code: 2, Stderr: "error: wrong arguments: there is no command \"secret\"\nhint: run x\n"}, "is older than this devbox", "run `devbox up`", false},
 		{"an older one on a server", prod, remote.ExitError{Code: 2, Stderr: "error: wrong arguments: there is no command \"secret\"\n"}, "is older than this devbox", "run `devbox provision prod`", false},

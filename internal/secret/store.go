@@ -208,7 +208,7 @@ func (s *Store) Remove(ctx context.Context, name string, force bool) error {
 		}
 	}
 	if len(users) > 0 && !force {
-		return hint.Errorf("release units without it first, or give --force: what runs goes on until it restarts",
+		return refuse("release units without it first, or give --force: what runs goes on until it restarts",
 			"%s is in use: %s", name, loading(users))
 	}
 	unlock, err := s.lock(ctx)
@@ -220,6 +220,15 @@ func (s *Store) Remove(ctx context.Context, name string, force bool) error {
 		return fmt.Errorf("remove the secret %s of %s: %w", name, s.app, err)
 	}
 	return syncPath(s.dir())
+}
+
+// RefusedError is a request that does not fit what is there. Nothing was changed.
+type RefusedError struct{ Text string }
+
+func (e *RefusedError) Error() string { return e.Text }
+
+func refuse(cure, format string, args ...any) error {
+	return hint.Wrap(&RefusedError{fmt.Sprintf(format, args...)}, cure)
 }
 
 func loading(units []string) string {
@@ -235,9 +244,9 @@ func (s *Store) unknown(name string) error {
 		return err
 	}
 	if len(have) == 0 {
-		return fmt.Errorf("%s has no secret %s on this host, and no other", s.app, name)
+		return refuse("", "%s has no secret %s on this host, and no other", s.app, name)
 	}
-	return hint.Errorf("there are: "+strings.Join(slices.Sorted(maps.Keys(have)), ", "), "%s has no secret %s on this host", s.app, name)
+	return refuse("there are: "+strings.Join(slices.Sorted(maps.Keys(have)), ", "), "%s has no secret %s on this host", s.app, name)
 }
 
 // stored are the names of the app's secrets and when each was set.
