@@ -82,6 +82,11 @@ func (c *Conn) end(why error) {
 		c.err = fmt.Errorf("connection to %s: %w", c.hop.Alias, why)
 	}
 	c.mu.Unlock()
+	// What the host has not got yet must not reach it later, when another
+	// connection has found that it was never asked.
+	if tcp, ok := c.raw.(*net.TCPConn); ok && errors.Is(why, ErrLost) {
+		_ = tcp.SetLinger(0) // tcp(7), SO_LINGER: unsent data is dropped
+	}
 	// The TCP connection goes first: closing a channel writes, which blocks on
 	// a peer that has stopped reading.
 	c.raw.Close()

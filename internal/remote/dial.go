@@ -84,7 +84,8 @@ func dialError(hop Hop, err error) error {
 		return hint.Wrap(&DialError{Kind: ErrRefused, Addr: hop.Addr(), Err: err},
 			"check that the machine is up and that sshd listens on this port")
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return hint.Wrap(fmt.Errorf("connect to %s: %w", hop.Addr(), err), "check the spelling of the host, and the ssh config's HostName")
+		// Some systems say so of every name as long as they are offline.
+		return hint.Wrap(&DialError{Kind: ErrUnreachable, Addr: hop.Addr(), Err: err}, "check the spelling of the host, and the ssh config's HostName")
 	}
 	return hint.Wrap(&DialError{Kind: ErrUnreachable, Addr: hop.Addr(), Err: err}, "check the address, and that no firewall is in the way")
 }
@@ -161,7 +162,8 @@ func handshakeError(hop Hop, err error, keys *hostKeys, creds *credentials, seen
 	case cut:
 		// A refusal is said in so many words, but for PAM's account rules: then
 		// sshd sends a banner, such as that of a system still booting, and hangs up.
-		return &DialError{Kind: ErrLost, Addr: hop.Addr(), Said: strings.TrimSpace(creds.banner.String()), Err: err}
+		return hint.Wrap(&DialError{Kind: ErrLost, Addr: hop.Addr(), Said: strings.TrimSpace(creds.banner.String()), Err: err},
+			"a host that boots or shuts down hangs up like this: try again in a moment")
 	case keys.checked:
 		e := &AuthError{
 			Addr: hop.Addr(), User: hop.User, Tried: creds.tried, Skipped: creds.skipped,

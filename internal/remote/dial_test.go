@@ -263,6 +263,14 @@ func TestCutWhileAuthenticating(t *testing.T) {
 	}
 }
 
+// A computer that is offline may say of every name that there is no such host.
+func TestNoSuchHost(t *testing.T) {
+	err := dialError(Hop{Host: "bowl.invalid", Port: 22}, &net.DNSError{Err: "no such host", Name: "bowl.invalid", IsNotFound: true})
+	if !errors.Is(err, ErrUnreachable) || !Retryable(err) || !strings.Contains(hint.Of(err), "spelling") {
+		t.Errorf("got %v (%s)", err, hint.Of(err))
+	}
+}
+
 func TestRefusedPort(t *testing.T) {
 	e := Endpoint{Host: "127.0.0.1", Port: sshtest.FreePort(t), User: "u"}
 	err := refused(t, e, Options{})
