@@ -52,6 +52,10 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &remote):
 		return remote.code
+	case errors.As(err, new(*deploy.NotBegunError)):
+		return exitFailed
+	case deploy.Lost(err): // whatever else is known: the end is not
+		return exitUnknown
 	case errors.As(err, new(badInput)), errors.As(err, &mistakes), errors.As(err, &problems), errors.As(err, &owned),
 		errors.As(err, new(*deploy.UnprovenError)), errors.As(err, &refused) && refused.Refused(), deploy.Mistaken(err), deploy.Refused(err):
 		return exitBadInput
@@ -59,8 +63,6 @@ func exitCode(err error) int {
 		return exitRolledBack
 	case errors.As(err, &refused) && refused.Busy():
 		return exitBusy
-	case deploy.Lost(err):
-		return exitUnknown
 	default:
 		return exitFailed
 	}

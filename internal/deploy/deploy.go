@@ -80,6 +80,9 @@ func (o *Offer) begun(err error) (*Offer, error) {
 	if c.fail(err); c.Outcome == protocol.Failed || c.Outcome == HostLost {
 		c.Outcome = NotBegun
 	}
+	if Lost(err) {
+		err = hint.Wrap(&NotBegunError{err}, "nothing that runs was touched; run the same command again")
+	}
 	return o, err
 }
 
@@ -155,6 +158,9 @@ func (o *Offer) build(ctx context.Context, u *ui.UI, dev <-chan devSeen, opts De
 		u.Say("warning: %s", w)
 	}
 	seen := <-dev
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if seen.arch == "" || seen.arch == there {
 		return o.prove(seen, o.art, opts)
 	}
@@ -280,7 +286,7 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 			return
 		}
 		c.fail(err)
-		if errors.As(err, new(*HostError)) || errors.Is(err, errNeverBegan) {
+		if !Lost(err) && errors.As(err, new(*HostError)) || errors.Is(err, errNeverBegan) {
 			c.Outcome = NotBegun
 		}
 	}()
@@ -314,7 +320,7 @@ func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Re
 	})
 	defer stop()
 	limit := 2*o.Plan.Within + activateTime
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("%w: it did not answer within %s", ErrLost, limit))
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, hint.Errorf(o.tells(), "%w: it did not answer within %s", ErrLost, limit))
 	defer cancel()
 	here := len(o.Cycle.Phases)
 	result, err := o.host.Activate(ctx, o.req, func(e protocol.Event) {
@@ -338,6 +344,11 @@ func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Re
 		o.Cycle.Phases = append(o.Cycle.Phases[:here], result.Phases...)
 	}
 	return result, err
+}
+
+// tells is what to do about an end that is not known.
+func (o *Offer) tells() string {
+	return fmt.Sprintf("`devbox releases %s` tells what became of it, once the server is reached again", o.target.Name)
 }
 
 // phaseNote says what has ended, or of a trial that it has begun.

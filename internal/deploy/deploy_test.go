@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -210,6 +211,24 @@ func TestTheShippedImageIsABase(t *testing.T) {
 	name := "shop_" + second.Version() + ".raw"
 	if err != nil || !slices.Equal(names, []string{name, name + ".sums"}) {
 		t.Errorf("kept %q, %v", names, err)
+	}
+}
+
+// ssh-keygen asks for pass phrases and touches itself, and hears of Ctrl-C
+// before devbox does.
+func TestSigningThatIsInterrupted(t *testing.T) {
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "ssh-keygen"), []byte("#!/bin/sh\nkill -INT $$\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	target := prod(&Project{Config: &config.Config{Name: "shop", Dir: bin}})
+	target.SigningKey = "ssh-keygen" // any file
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("interrupted")
+	time.AfterFunc(200*time.Millisecond, func() { cancel(reason) })
+	if _, err := target.sign(ctx, protocol.Activate{Digest: strings.Repeat("a", 64), Settings: target.settings()}); !errors.Is(err, reason) {
+		t.Errorf("got %v, want %v", err, reason)
 	}
 }
 

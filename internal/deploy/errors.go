@@ -69,6 +69,14 @@ func Lost(err error) bool {
 	return errors.Is(err, ErrLost) || errors.Is(err, remote.ErrLost)
 }
 
+// NotBegunError is a connection that was lost before anything that runs on the
+// host was touched.
+type NotBegunError struct{ Err error }
+
+func (e *NotBegunError) Error() string { return e.Err.Error() }
+
+func (e *NotBegunError) Unwrap() error { return e.Err }
+
 // Mistaken tells whether err is a mistake in the cloud-config, found before
 // anything was changed by it.
 func Mistaken(err error) bool { return errors.As(err, new(provision.Problems)) }

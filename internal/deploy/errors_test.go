@@ -3,6 +3,7 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"devbox/internal/hint"
@@ -36,6 +37,18 @@ func TestRolledBackText(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
+	}
+}
+
+// A connection that is lost before anything was touched leaves nothing unknown.
+func TestLostBeforeItBegan(t *testing.T) {
+	o := &Offer{Cycle: &Cycle{}}
+	_, err := o.begun(fmt.Errorf("ship: %w", ErrLost))
+	if !errors.As(err, new(*NotBegunError)) || o.Cycle.Outcome != NotBegun || !strings.Contains(hint.Of(err), "nothing that runs was touched") {
+		t.Errorf("%v, hint %q, %+v", err, hint.Of(err), o.Cycle)
+	}
+	if _, err = o.begun(&HostError{Text: "no"}); errors.As(err, new(*NotBegunError)) {
+		t.Errorf("an answer is taken for a lost connection: %v", err)
 	}
 }
 

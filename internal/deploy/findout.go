@@ -18,8 +18,7 @@ func (o *Offer) findOut(ctx context.Context, lost error) (protocol.Result, error
 	t := o.target
 	ask := remember(t.project.SSH)
 	unknown := func(err error) (protocol.Result, error) {
-		return protocol.Result{}, hint.Wrap(fmt.Errorf("%w, and %s cannot be asked what became of it: %w", lost, t.Name, err),
-			fmt.Sprintf("`devbox releases %s` tells, once it is reached again", t.Name))
+		return protocol.Result{}, hint.Wrap(fmt.Errorf("%w, and %s cannot be asked what became of it: %w", lost, t.Name, err), o.tells())
 	}
 	for {
 		conn, err := remote.DialWait(ctx, t.Endpoint(t.project.Config.DeployUser), ask.options(), remote.Wait{})

@@ -135,7 +135,7 @@ func (s *Session) do(ctx context.Context, req protocol.Request, follow func(io.W
 	line = append(line, '\n')
 	if follow == nil {
 		if _, err := s.proc.stdin.Write(line); err != nil {
-			return ErrLost
+			return s.canceled(ctx, ErrLost)
 		}
 		return s.canceled(ctx, s.answer(event))
 	}

@@ -209,6 +209,22 @@ func TestAnAnswerThatNeverComesEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// A request that cannot be sent any more because its time is up is not a lost
+// connection.
+func TestARequestAfterItsContext(t *testing.T) {
+	s, err := greet(t.Context(), fakeHost(t, nil, welcome(protocol.Welcome{})), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reason := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(reason)
+	s.Close()
+	if _, err := s.Status(ctx, "shop"); !errors.Is(err, reason) || Lost(err) {
+		t.Errorf("got %v, want %v", err, reason)
+	}
+}
+
 // shipping is a project with two images in its store, old before new.
 func shipping(t *testing.T) (p *Project, a *Artifact, old, image []byte) {
 	p = &Project{Config: &config.Config{Name: "shop"}, Paths: Paths{Cache: t.TempDir()}}

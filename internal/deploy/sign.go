@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
@@ -38,6 +40,16 @@ func (t *Target) sign(ctx context.Context, a protocol.Activate) (string, error) 
 	var signature, said bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(text), &signature, &said
 	if err := cmd.Run(); err != nil {
+		// It has the terminal's Ctrl-C too, and may be faster.
+		if interrupted(cmd) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
 		if errors.Is(err, exec.ErrNotFound) {
 			return "", hint.Errorf("install openssh-client", "sign the release: %w", err)
 		}
@@ -45,4 +57,12 @@ func (t *Target) sign(ctx context.Context, a protocol.Activate) (string, error) 
 			"sign the release with %s: %w: %s", key, err, strings.TrimSpace(said.String()))
 	}
 	return signature.String(), nil
+}
+
+func interrupted(cmd *exec.Cmd) bool {
+	if cmd.ProcessState == nil {
+		return false
+	}
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGINT
 }
