@@ -23,30 +23,38 @@ const (
 	articlePort = 8081
 )
 
-// article is one save in the article's way.
+// article delivers a copy of the app to one machine in the article's way.
 type article struct {
 	*bench
 	source string // the copy of the app
 	stage  string
 	tree   string
+	host   string   // the machine, for ssh
 	ssh    []string // options of ssh and scp
-	r      *report
+}
+
+// articleTo is the article's way to host, with the files of devbox's image of
+// the app.
+func (b *bench) articleTo(name, img, host string, ssh []string) (*article, error) {
+	source, err := b.copyApp(name)
+	if err != nil {
+		return nil, err
+	}
+	a := &article{bench: b, source: source, stage: source + "-stage", tree: source + "-tree", host: host, ssh: ssh}
+	return a, a.makeTree(img)
 }
 
 // measureArticle builds, packs with squashfs and xz, copies with scp, reattaches
 // and restarts.
 func (b *bench) measureArticle(ctx context.Context, r *report) error {
-	source, err := b.copyApp("article")
+	ssh := []string{"-q", "-F", "none", "-i", b.admin.IdentityFiles[0], "-o", "IdentitiesOnly=yes",
+		"-o", "UserKnownHostsFile=" + b.admin.KnownHosts[0], "-o", "StrictHostKeyChecking=yes"}
+	img := filepath.Join(b.dir, "cache", "devbox", "apps", "bowl", "images", "bowl_"+b.version+".raw")
+	a, err := b.articleTo("article", img, b.admin.User+"@"+b.admin.Host, ssh)
 	if err != nil {
 		return err
 	}
-	a := article{bench: b, source: source, stage: filepath.Join(b.dir, "article-stage"), tree: filepath.Join(b.dir, "article-tree"), r: r}
-	a.ssh = []string{"-q", "-F", "none", "-i", b.admin.IdentityFiles[0], "-o", "IdentitiesOnly=yes",
-		"-o", "UserKnownHostsFile=" + b.admin.KnownHosts[0], "-o", "StrictHostKeyChecking=yes"}
-	if err := a.makeTree(); err != nil {
-		return err
-	}
-	s, err := kinds[0].in(source)
+	s, err := kinds[0].in(a.source)
 	if err != nil {
 		return err
 	}
@@ -99,16 +107,16 @@ func (a *article) deliver(ctx context.Context, n int) ([]time.Duration, error) {
 	if n == 0 { // not measured: it need not take long
 		verb, pack = "attach", []string{"-noI", "-noD", "-noF", "-noX"}
 	}
-	host := a.admin.User + "@" + a.admin.Host
-	remote := func(command string) []string { return append(append([]string{}, a.ssh...), host, command) }
+	remote := func(command string) []string {
+		return append(append([]string{"ssh"}, a.ssh...), a.host, "sudo -n sh -euc '"+command+"'")
+	}
 	steps := [][]string{
 		{"sh", "-euc", `DEVBOX_STAGE=$1 GOOS=linux GOARCH=$2 scripts/build.sh; rm -rf "$3/usr/share/bowl"; cp -RL "$1/usr" "$3"`,
 			"sh", a.stage, runtime.GOARCH, a.tree},
 		append([]string{"mksquashfs", a.tree, local, "-all-root", "-noappend", "-quiet", "-no-progress"}, pack...),
-		append(append([]string{"scp"}, a.ssh...), local, host+":"+img),
-		append([]string{"ssh"}, remote(fmt.Sprintf(
-			"sudo -n mv %s /var/lib/portables/ && sudo -n portablectl %s --quiet --profile=default /var/lib/portables/%s", img, verb, img))...),
-		append([]string{"ssh"}, remote(fmt.Sprintf("sudo -n systemctl restart %s.service", articleName))...),
+		append(append([]string{"scp"}, a.ssh...), local, a.host+":"+img),
+		remote(fmt.Sprintf("mv %s /var/lib/portables/; portablectl %s --quiet --profile=default /var/lib/portables/%s", img, verb, img)),
+		remote(fmt.Sprintf("systemctl restart %s.service", articleName)),
 	}
 	var laps []time.Duration
 	for _, s := range steps {
@@ -118,17 +126,14 @@ func (a *article) deliver(ctx context.Context, n int) ([]time.Duration, error) {
 		}
 		laps = append(laps, time.Since(begin))
 	}
-	if n > 0 {
-		_, err := a.root(ctx, `rm -f "/var/lib/portables/$1"`, fmt.Sprintf("%s_%d.raw", articleName, n-1))
-		return laps, err
-	}
-	return laps, nil
+	old := remote(fmt.Sprintf("rm -f /var/lib/portables/%s_%d.raw", articleName, n-1))
+	return laps, a.do(ctx, a.source, old[0], old[1:]...)
 }
 
 // makeTree takes the tree out of devbox's image and gives its units the other
 // name. Litestream stays in the image but does not run twice.
-func (a *article) makeTree() error {
-	if err := unpack(filepath.Join(a.dir, "cache", "devbox", "apps", "bowl", "images", "bowl_"+a.version+".raw"), a.tree); err != nil {
+func (a *article) makeTree(img string) error {
+	if err := unpack(img, a.tree); err != nil {
 		return err
 	}
 	return a.rename()
