@@ -61,7 +61,7 @@ func exitCode(err error) int {
 		return exitBadInput
 	case errors.As(err, &rolled) && rolled.Result.Outcome == protocol.RolledBack, deploy.Undone(err):
 		return exitRolledBack
-	case errors.As(err, &refused) && refused.Busy():
+	case errors.As(err, &refused) && refused.Busy(), deploy.Busy(err):
 		return exitBusy
 	default:
 		return exitFailed

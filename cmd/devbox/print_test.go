@@ -153,6 +153,7 @@ func TestExitCodes(t *testing.T) {
 		{"rolled back", &deploy.RolledBackError{Result: protocol.Result{Outcome: protocol.RolledBack}}, exitRolledBack},
 		{"nothing may serve", &deploy.RolledBackError{Result: protocol.Result{Outcome: protocol.Failed}}, exitFailed},
 		{"busy", &deploy.HostError{Code: protocol.CodeBusy}, exitBusy},
+		{"busy with another provision", fmt.Errorf("apply: %w", provision.ErrBusy), exitBusy},
 		{"refused", &deploy.HostError{}, exitFailed},
 		{"lost", deploy.ErrLost, exitUnknown},
 		{"lost with the connection", fmt.Errorf("read from devbox-host: %w", remote.ErrLost), exitUnknown},

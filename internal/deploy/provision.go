@@ -3,6 +3,7 @@ package deploy
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ type Provisioning struct {
 	target *Target
 	ask    *memory
 	trial  time.Duration
+	id     string // of the trial
 	conn   *remote.Conn
 	root   asAdmin
 	config []byte // the cloud-config
@@ -41,7 +43,7 @@ type Provisioning struct {
 // lacks. The caller closes it. Errors: [*provision.RefusedError] of a host that
 // is not one, [provision.Problems] of the cloud-config.
 func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, err error) {
-	g := &Provisioning{target: t, ask: remember(t.project.SSH), trial: trialTime}
+	g := &Provisioning{target: t, ask: remember(t.project.SSH), trial: trialTime, id: rand.Text()}
 	p := t.project
 	if g.config, err = p.cloudConfig(); err != nil {
 		return nil, err
@@ -183,7 +185,7 @@ func (g *Provisioning) Do(ctx context.Context, u *ui.UI) (*provision.Report, err
 		u.Say("note: an earlier run was undone: %s", line)
 	}
 	if g.Seen.Trial {
-		u.Say("note: an earlier run was cut off; what it left on trial is undone first")
+		u.Say("note: what another run changed is on trial there; it is waited for until that is kept or undone")
 	}
 	report := &provision.Report{Hash: provision.Hash(g.config)}
 	var err error
@@ -209,7 +211,7 @@ func (g *Provisioning) apply(ctx context.Context, u *ui.UI) (*provision.Report, 
 	s := u.Step("set %s up by %s", g.target.Name, file)
 	report, err := provision.Apply(ctx, g.root, g.config, provision.Options{
 		Name: file, Force: g.Changes.Force,
-		Trial:  &provision.Trial{For: g.trial, Users: g.users()},
+		Trial:  &provision.Trial{ID: g.id, For: g.trial, Users: g.users()},
 		OnStep: func(x provision.Step) { s.Note("%s", x.Name) },
 	})
 	return report, s.End(err, "")
@@ -244,7 +246,10 @@ func onTrial(r *provision.Report) bool {
 	return false
 }
 
-const undoLimit = time.Minute
+const (
+	undoLimit = time.Minute     // how long an undo may take
+	undoPause = 5 * time.Second // between two tries of one
+)
 
 // backOut ends a run that did not come to its end. What can lock people out is
 // not left half done: it is brought back at once, or by the host itself if this
@@ -260,17 +265,24 @@ func (g *Provisioning) backOut(ctx context.Context, u *ui.UI, report *provision.
 	}
 	if ctx.Err() == nil {
 		undoing, cancel := context.WithTimeout(ctx, undoLimit)
-		defer cancel()
-		if lines, err := provision.Undo(undoing, g.root); err == nil {
-			for _, l := range lines {
-				u.Say("undone: %s", l)
-			}
+		lines, err := provision.Undo(undoing, g.root, g.id)
+		cancel()
+		for _, l := range lines {
+			u.Say("undone: %s", l)
+		}
+		if err == nil {
 			return why
 		}
+		u.Say("note: %v", err)
 	}
-	u.Say("note: what was changed of ssh, sudo and the firewall on %s is undone there by itself, within %v from now or from its next boot",
-		g.target.Name, g.trial)
+	g.leave(u)
 	return why
+}
+
+// leave says what becomes of a trial that nobody ends.
+func (g *Provisioning) leave(u *ui.UI) {
+	u.Say("note: what was changed of ssh, sudo and the firewall on %s is undone there by itself: %v from now, or later as soon as a step has ended that is still at work; after a boot, %v from that",
+		g.target.Name, g.trial, g.trial)
 }
 
 // prove logs in anew, as the administrator and as the deploy user, and ends the
@@ -286,7 +298,7 @@ func (g *Provisioning) prove(ctx context.Context, u *ui.UI, report *provision.Re
 		return g.backOut(ctx, u, report, context.Cause(ctx))
 	}
 	if why == nil {
-		kept, err := provision.Keep(ctx, g.root)
+		kept, err := provision.Keep(ctx, g.root, g.id)
 		if err == nil && !kept {
 			err = &provision.UndoneError{Why: "the proof that people still get in came too late"}
 		}
@@ -354,27 +366,50 @@ func (g *Provisioning) lockedOut(ctx context.Context, u *ui.UI, why error) error
 	}
 	s := u.Step("undo it")
 	undoing, cancel := context.WithTimeout(ctx, undoLimit)
-	lines, err := provision.Undo(undoing, g.root)
+	lines, err := provision.Undo(undoing, g.root, g.id)
 	cancel()
 	if err == nil {
 		s.Done("")
 		return undone(lines)
 	}
 	s.Note("waiting for the timer on the host")
-	conn, err := g.dial(ctx, g.target.User, remote.Wait{For: g.trial + undoLimit, RetryAuth: true})
-	if err == nil {
-		defer conn.Close()
+	if lines, err = g.undoAnew(ctx, s); err == nil {
+		s.Done("by the timer on the host")
+		return undone(lines)
+	}
+	s.Fail()
+	if ctx.Err() != nil {
+		u.Say("%v", why) // of Ctrl-C itself nothing but that is told
+		g.leave(u)
+		return errors.Join(why, context.Cause(ctx))
+	}
+	return hint.Wrap(errors.Join(why, fmt.Errorf("and that is not undone yet: %w", err)),
+		fmt.Sprintf("a timer there brings back ssh, sudo and the firewall, %v after its next boot too; `devbox provision %s` tells", g.trial, g.target.Name))
+}
+
+// undoAnew undoes over new connections, until it can. Whoever lost the old one in
+// the middle of a step may find that step still at work; and sudo may refuse the
+// password until the timer has brought that back.
+func (g *Provisioning) undoAnew(ctx context.Context, s *ui.Step) ([]string, error) {
+	end := time.Now().Add(g.trial + undoLimit)
+	for {
+		conn, err := g.dial(ctx, g.target.User, remote.Wait{For: time.Until(end), RetryAuth: true})
+		if err != nil {
+			return nil, fmt.Errorf("the host does not answer: %w", err)
+		}
 		again := g.root
 		again.conn = conn
-		lines, err = provision.Undo(ctx, again)
+		lines, err := provision.Undo(ctx, again, g.id)
+		conn.Close()
+		if err == nil || errors.Is(err, provision.ErrPartly) || ctx.Err() != nil || time.Until(end) < undoPause {
+			return lines, err
+		}
+		s.Note("%v", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(undoPause):
+		}
 	}
-	if err != nil {
-		s.Fail()
-		return hint.Wrap(errors.Join(why, fmt.Errorf("and the host does not answer: %w", err)),
-			fmt.Sprintf("a timer there brings back ssh, sudo and the firewall, %v after its next boot too; `devbox provision %s` tells", g.trial, g.target.Name))
-	}
-	s.Done("by the timer on the host")
-	return undone(lines)
 }
 
 // readHostBinary is the devbox-host that belongs to this devbox.
@@ -396,3 +431,6 @@ func Undone(err error) bool { return errors.As(err, new(*provision.UndoneError))
 
 // Refused tells whether err is a server that devbox does not set up.
 func Refused(err error) bool { return errors.As(err, new(*provision.RefusedError)) }
+
+// Busy tells whether err is a server that another devbox sets up.
+func Busy(err error) bool { return errors.Is(err, provision.ErrBusy) }

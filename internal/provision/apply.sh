@@ -6,8 +6,10 @@ set -u
 #
 # With a trial ($6 is its time in seconds) the record that the file is applied
 # waits in the trial's folder until a new login got in: see trial.sh.
-hash=$1 version=$2 force=$3 packages=$4 base=$5 seconds=$6 trial=$7 users=$8 files=$9
-shift 9 # the steps are left
+hash=$1 version=$2 force=$3 packages=$4 base=$5 seconds=$6 trial=$7 id=$8 users=$9
+shift 9
+files=$1
+shift # the steps are left
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 umask 022
@@ -114,7 +116,17 @@ lacks() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" != inst
 
 arm() {
 	# Unquoted: one word for each user.
-	sh -c "$trial" trial arm "$trial" "$seconds" $users
+	sh -c "$trial" trial arm "$trial" "$seconds" "$id" $users
+}
+
+# alone gets the lock, but not where something of another is on trial: whoever
+# proves that needs the lock, and the host as it is.
+alone() {
+	flock -n 9 || return
+	[ "$seconds" = 0 ] || ! sh -c "$trial" trial live || {
+		flock -u 9
+		return 1
+	}
 }
 
 # The files as they are now, in the words of look.sh: what differs from this
@@ -130,10 +142,18 @@ if applied; then
 	exit 0
 fi
 exec 9>/run/devbox-provision.lock || exit 1
-if ! flock -w 600 9; then
-	echo busy
-	exit 0
-fi
+tries=0
+until alone; do
+	tries=$((tries + 1))
+	case $tries in
+	1) echo waiting ;;
+	600)
+		echo busy
+		exit 0
+		;;
+	esac
+	sleep 1
+done
 if applied; then # by whoever had the lock
 	echo same
 	exit 0

@@ -48,9 +48,16 @@ type Options struct {
 	OnStep func(Step)
 }
 
+// Waiting is the name of what is no step: another devbox sets the host up, or
+// what it changed there is on trial.
+const Waiting = "waiting for another devbox there"
+
+// ErrBusy is a host that was waited for in vain. Nothing was changed there.
+var ErrBusy = errors.New("another devbox is setting this host up, for 10 minutes now")
+
 // Step is one part of applying a cloud-config.
 type Step struct {
-	Name string `json:"name"` // prepare, boot, schema, trial, or the name of cloud-init's module
+	Name string `json:"name"` // prepare, boot, schema, trial, or the name of cloud-init's module; [Waiting] is never in a Report
 	// Skipped says that the host was there already, so nothing was run.
 	Skipped  bool          `json:"skipped,omitempty"`
 	Ended    bool          `json:"-"`    // false while it runs
@@ -80,7 +87,8 @@ func (e *StepError) Error() string { return e.Step + ": " + e.Message }
 // the file must pass [Check] here and cloud-init's schema on the host; from
 // then on a failure leaves the host in between, and the next Apply starts over.
 //
-// Errors: [Problems] of the file, [*StepError] of the host, both with a cure.
+// Errors: [Problems] of the file, [*StepError] of the host, [ErrBusy], all with
+// a cure.
 func Apply(ctx context.Context, r Runner, cloudConfig []byte, o Options) (*Report, error) {
 	if o.Name == "" {
 		o.Name = "the cloud-config"
@@ -189,8 +197,10 @@ func (a *applying) handle(rec record) (final bool, err error) {
 		return true, nil
 	case "done":
 		return true, nil
+	case "waiting":
+		a.onStep(Step{Name: Waiting})
 	case "busy":
-		return false, hint.Errorf("wait for it, or look for it there with `ps`", "another devbox is setting this host up, for 10 minutes now")
+		return false, hint.Wrap(ErrBusy, "wait for it, or look for it there with `ps`")
 	case "undone":
 		return false, &UndoneError{Why: "applying it took longer than the host waits"}
 	case "missing":

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -182,10 +183,12 @@ func TestApplyFollowsRecords(t *testing.T) {
 		hint    string
 		changed bool
 		steps   []string
+		noted   string // the first that is told while it runs
 	}{
 		"same":      {host: canned{lines: "same\n"}},
 		"all":       {host: canned{lines: "begin schema\nend schema 0 - -\nskip package_update_upgrade_install\nbegin runcmd\nend runcmd 0 - " + b64("x") + "\ndone\n"}, changed: true, steps: []string{"schema", "package_update_upgrade_install", "runcmd"}},
-		"busy":      {host: canned{lines: "busy\n"}, err: "another devbox is setting this host up", hint: "wait for it"},
+		"busy":      {host: canned{lines: "waiting\nbusy\n"}, err: "another devbox is setting this host up", hint: "wait for it", noted: Waiting},
+		"waited":    {host: canned{lines: "waiting\nsame\n"}, noted: Waiting},
 		"missing":   {host: canned{lines: "missing cloud-init\n"}, err: "cloud-init is not installed on the host", hint: "apt-get install cloud-init"},
 		"cut":       {host: canned{lines: "begin schema\nend schema 0 - -\nbegin runcmd\n"}, err: "stopped answering before the end", changed: true, steps: []string{"schema"}},
 		"half line": {host: canned{lines: "begin schema\nend sch"}, err: "unexpected EOF"},
@@ -201,9 +204,13 @@ func TestApplyFollowsRecords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tt.host.t, tt.host.script = t, applyScript
 			config := []byte("#cloud-config\npackages: [zstd]\nruncmd: [x]\n")
-			report, err := Apply(t.Context(), &tt.host, config, Options{Name: "x.yaml"})
+			noted := ""
+			report, err := Apply(t.Context(), &tt.host, config, Options{Name: "x.yaml", OnStep: func(s Step) { noted = cmp.Or(noted, s.Name) }})
 			if (err == nil) != (tt.err == "") || err != nil && (!strings.Contains(err.Error(), tt.err) || !strings.Contains(hint.Of(err), tt.hint)) {
 				t.Fatalf("%v (%s), want %s (%s)", err, hint.Of(err), tt.err, tt.hint)
+			}
+			if tt.noted != "" && noted != tt.noted {
+				t.Errorf("it is told that it is at %q", noted)
 			}
 			if tt.host.err != nil && !errors.Is(err, tt.host.err) {
 				t.Errorf("%v hides its cause", err)
@@ -211,7 +218,7 @@ func TestApplyFollowsRecords(t *testing.T) {
 			if got := stepNames(report); report.Changed != tt.changed || !reflect.DeepEqual(got, tt.steps) {
 				t.Errorf("changed %v, steps %v", report.Changed, got)
 			}
-			want := []string{Hash(config), "1", "no", "zstd", "", "0", "", "", "", "package_update_upgrade_install", "runcmd"}
+			want := []string{Hash(config), "1", "no", "zstd", "", "0", "", "", "", "", "package_update_upgrade_install", "runcmd"}
 			if !reflect.DeepEqual(tt.host.args, want) {
 				t.Errorf("arguments %q", tt.host.args)
 			}

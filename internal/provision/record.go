@@ -17,7 +17,7 @@ const maxRecord = 256 << 10
 
 // record is one line of apply.sh.
 type record struct {
-	kind   string // same, busy, missing, begin, end, skip, undone, done
+	kind   string // same, waiting, busy, missing, begin, end, skip, undone, done
 	name   string
 	code   int    // of end: exit code of the step
 	log    string // of end: what cloud-init logged, without debugging
@@ -47,7 +47,7 @@ func parseRecord(line string) (record, error) {
 	f := strings.Split(line, " ")
 	bad := fmt.Errorf("the host answers with %.80q, which is no record", line)
 	rec := record{kind: f[0]}
-	want, ok := map[string]int{"same": 1, "busy": 1, "undone": 1, "done": 1, "missing": 2, "begin": 2, "skip": 2, "end": 5}[rec.kind]
+	want, ok := map[string]int{"same": 1, "waiting": 1, "busy": 1, "undone": 1, "done": 1, "missing": 2, "begin": 2, "skip": 2, "end": 5}[rec.kind]
 	if !ok || len(f) != want {
 		return record{}, bad
 	}

@@ -3,13 +3,16 @@
 # login has proved the new one. The timer counts from now, and after a power cut
 # from the boot.
 #
-#   arm SECONDS USER…   before anything is changed; the caller holds the lock
-#   renew SECONDS       the time begins anew, now that all is applied
-#   keep                a login got in: no way back any more
-#   undo                none did
-#   timer               what the timer runs: undo, if the time is over
+#   arm SECONDS ID USER…  before anything is changed; the caller holds the lock
+#   renew SECONDS         the time begins anew, now that all is applied
+#   live                  whether there is a trial that has time left
+#   keep ID               a login got in: no way back any more
+#   undo [ID]             none did
+#   timer                 what the timer runs: undo, if the time is over
 #
-# undo and timer say what they brought back, a line each, in the file undone.
+# ID is the trial's: nobody ends one that another devbox has begun since. undo
+# and timer say what they brought back, a line each, in the file undone. The exit
+# code of undo is 74 if that is not all, and 75 if another holds the lock.
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 umask 077
@@ -40,17 +43,26 @@ until_() {
 	echo "$(boot) $(($(uptime) + $2)) $3" >"$1.new" && mv -f "$1.new" "$1" && sync -f "$1"
 }
 
+# live tells whether a trial has time left. One of before a boot has none.
+live() {
+	booted='' end=0 armed=0
+	[ -d "$trial" ] && read -r booted end armed <"$trial/until" && [ "$booted" = "$(boot)" ] && [ "$(uptime)" -lt "$end" ]
+}
+
+# mine ID: whether that is the trial; without ID, whether there is any.
+mine() { [ -d "$trial" ] && { [ $# = 0 ] || [ "$(cat "$trial/id")" = "$1" ]; }; }
+
 # The timer is there before there is something to undo, and the last step is the
 # rename that arms it: cut off before, it finds nothing and takes itself away.
 arm() {
-	seconds=$1
-	shift
+	seconds=$1 id=$2
+	shift 2
 	if [ -d "$trial" ]; then # of one that was cut off
 		undo || return
 	fi
 	rm -rf "$trial.new" "$trial.old"
 	mkdir -p -m 755 "$base"
-	mkdir -p "$trial.new/saved" "$trial.new/keys" || return
+	mkdir -p "$trial.new/saved" "$trial.new/keys" && echo "$id" >"$trial.new/id" || return
 	for p in $paths; do
 		[ ! -e "$p" ] || cp -a --parents "$p" "$trial.new/saved" || return
 	done
@@ -68,7 +80,7 @@ arm() {
 		! has $kind-save || rules_of $kind >"$trial.new/$kind" || return
 	done
 	for user; do
-		save_keys "$user" || return
+		save_keys "$user" && getent shadow "$user" | cut -d: -f1,2 >>"$trial.new/passwords" || return
 	done
 
 	printf '%s\n' "$self" >"$script" &&
@@ -122,24 +134,27 @@ save_keys() {
 # Each part goes on with the next whatever happens: the more is brought back,
 # the better the chance to get in. The caller holds the lock: a second one would
 # take away what the first has moved its copies of. What could not be brought
-# back, as on a full disk, is tried again by the timer.
+# back, as on a full disk, is tried again by the timer. From the first on there
+# is nothing to keep.
 undo() {
 	[ -d "$trial/saved" ] || { rm -rf "$trial"; forget; return; }
-	printf '' >"$trial/undone"
+	rm -f "$trial/provision.json"
+	touch "$trial/undone" && sed -i '/^could not /d' "$trial/undone"
 	whole=yes
 	undo_files || whole=no
-	undo_keys
+	undo_keys || whole=no
+	undo_passwords || whole=no
 	undo_services
 	undo_firewall
 	sync
 	cp -f "$trial/undone" "$said"
-	[ $whole = yes ] || return 1
+	[ $whole = yes ] || return 74
 	rm -f "$base/provision.json" "$base/provision.files"
 	rm -rf "$trial.old"
 	mv -T "$trial" "$trial.old" && sync -f "$base" && forget
 }
 
-said() { echo "$*" >>"$trial/undone"; }
+said() { echo "$*" >>"$trial/undone" || true; }
 
 same() {
 	[ "$(stat -c '%F %a %u %g' "$1" 2>/dev/null)" = "$(stat -c '%F %a %u %g' "$2")" ] || return
@@ -184,19 +199,42 @@ undo_files() {
 }
 
 undo_keys() {
+	kept=0
 	for saved in "$trial"/keys/*; do
 		user=${saved##*/} && user=${user%.none}
 		id "$user" >/dev/null 2>&1 || continue
 		file=$(keys_of "$user")
 		case $saved in
-		*.none) as "$user" test -e "$file" && as "$user" rm -f "$file" && said "removed $file, which was not there before" ;;
+		*.none)
+			as "$user" test -e "$file" || continue
+			as "$user" rm -f "$file" && said "removed $file, which was not there before"
+			;;
 		*)
 			as "$user" cat "$file" 2>/dev/null | cmp -s - "$saved" && continue
-			as "$user" sh -c 'umask 077; mkdir -p "${1%/*}" && cat >"$1.new" && sync "$1.new" && mv -fT "$1.new" "$1"' sh "$file" <"$saved" &&
-				said "restored $file"
+			as "$user" sh -c 'umask 077; mkdir -p "${1%/*}" && cat >"$1.new" && sync "$1.new" && mv -fT "$1.new" "$1" ||
+				{ rm -f "$1.new"; exit 1; }' sh "$file" <"$saved" && said "restored $file"
 			;;
-		esac
+		esac || { said "could not restore $file" && kept=1; }
 	done
+	return $kept
+}
+
+# A user that the cloud-config lists loses the password, if it does not say
+# otherwise, and with it sudo that asks for one.
+undo_passwords() {
+	kept=0
+	while IFS= read -r saved; do
+		user=${saved%%:*}
+		now=$(getent shadow "$user" | cut -d: -f1,2)
+		[ -n "$now" ] && [ "$now" != "$saved" ] || continue
+		if printf '%s\n' "$saved" | chpasswd -e; then
+			said "restored the password of $user"
+		else
+			said "could not restore the password of $user"
+			kept=1
+		fi
+	done <"$trial/passwords"
+	return $kept
 }
 
 # A service that was on is on again with its old settings, and the other way round.
@@ -216,12 +254,15 @@ undo_services() {
 	done <"$trial/services"
 }
 
+# What iptables made is printed by nft, and not always read by it: it comes back
+# in one step by iptables, and once more where a table had to go for it.
 undo_firewall() {
 	undo_ufw
-	if has nft; then
-		undo_nft && return
-	fi
-	# Rules that iptables made are printed by nft, and not read by it.
+	undo_iptables
+	! has nft || { undo_nft; undo_iptables; }
+}
+
+undo_iptables() {
 	for kind in iptables ip6tables; do
 		[ -s "$trial/$kind" ] || continue
 		rules_of $kind | cmp -s - "$trial/$kind" && continue
@@ -237,23 +278,28 @@ undo_ufw() {
 	esac
 }
 
-# It fails if the rules of before cannot be loaded by nft.
+# one_table NAME: of a listing of all tables that one.
+one_table() { awk -v head="$1 {" 'index($0, head) == 1 { on = 1 } on; on && /^}/ { exit }'; }
+
+# Table by table, so that one that nft cannot load keeps no other from it.
 undo_nft() {
 	if ! [ -e "$trial/nft" ]; then # there was no nft
 		[ -z "$(nft list tables)" ] || { nft flush ruleset && said "emptied the firewall"; }
-		return 1
-	fi
-	nft -s list ruleset | cmp -s - "$trial/nft" && return
-	{ echo 'flush ruleset'; cat "$trial/nft"; } >"$trial/nft.load"
-	if nft -f "$trial/nft.load"; then
-		said "restored the firewall's rules"
 		return
 	fi
-	# At least no table is new.
 	nft list tables | while read -r table; do
 		grep -qF "$table {" "$trial/nft" || { nft delete $table && said "removed the firewall's $table, which was not there before"; }
 	done
-	return 1
+	sed -n 's/^\(table .*\) {.*/\1/p' "$trial/nft" | while read -r table; do
+		one_table "$table" <"$trial/nft" >"$trial/nft.was"
+		nft -s list ruleset | one_table "$table" | cmp -s - "$trial/nft.was" && continue
+		# Added first, so that there is one to delete.
+		if { echo "add $table; delete $table"; cat "$trial/nft.was"; } | nft -f -; then
+			said "restored the firewall's $table"
+		elif nft delete $table; then
+			said "removed the firewall's $table, which nft cannot load as it was"
+		fi
+	done
 }
 
 # The timer goes last but for the script: a power cut before leaves it to do this.
@@ -272,16 +318,10 @@ lock() { exec 9>/run/devbox-provision.lock && flock "$@" 9; }
 # does not come to its end is not waited for for ever.
 on_timer() {
 	[ -d "$trial" ] || { ! lock -n || forget; return; }
-	read -r booted end armed <"$trial/until" || { booted=; end=0; armed=0; }
-	if [ "$booted" != "$(boot)" ]; then
-		lock -n || return 0
-	else
-		[ "$(uptime)" -ge "$end" ] || return 0
-		lock -n || [ "$(uptime)" -ge $((armed + 2700)) ] || return 0
-	fi
+	! live || return 0
+	lock -n || { [ "$booted" = "$(boot)" ] && [ "$(uptime)" -ge $((armed + 2700)) ]; } || return 0
 	# Whoever had the lock until now has ended the trial, or renewed it.
-	[ -d "$trial" ] || return 0
-	read -r booted end armed <"$trial/until" && [ "$booted" = "$(boot)" ] && [ "$(uptime)" -lt "$end" ] && return 0
+	[ -d "$trial" ] && ! live || return 0
 	undo
 }
 
@@ -296,9 +336,10 @@ arm)
 renew)
 	read -r booted end armed <"$trial/until" && until_ "$trial/until" "$1" "$armed"
 	;;
+live) live ;;
 keep)
 	lock -w 60 || exit
-	[ -d "$trial" ] && [ -e "$trial/provision.json" ] || { echo gone; exit 0; }
+	mine "$1" && [ -e "$trial/provision.json" ] || { echo gone; exit 0; }
 	rm -rf "$trial.old"
 	mv -T "$trial" "$trial.old" && sync -f "$base" || exit
 	# A power cut here costs the record alone: the next run applies again.
@@ -308,9 +349,11 @@ keep)
 	echo kept
 	;;
 undo)
-	lock -w 60 || exit
 	undone=0
-	[ ! -d "$trial" ] || undo || undone=1
+	if mine "$@"; then
+		lock -w 30 || exit 75
+		! mine "$@" || undo || undone=$?
+	fi
 	[ ! -e "$said" ] || cat "$said"
 	exit $undone
 	;;
