@@ -83,7 +83,21 @@ func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, e
 	if err := g.checkKeys(); err != nil {
 		return nil, err
 	}
+	if err := g.checkPassword(); err != nil {
+		return nil, err
+	}
 	return g, nil
+}
+
+// checkPassword refuses a cloud-config that would take away the password by
+// which this person becomes root, and so the way to undo that.
+func (g *Provisioning) checkPassword() error {
+	user := g.target.User
+	if !g.Changes.Apply || g.root.password == nil || !provision.LocksPassword(g.config, user) {
+		return nil
+	}
+	return g.target.refuse(fmt.Sprintf("add `lock_passwd: false` to the user %s in %s", user, g.target.CloudInit()),
+		"you could not use sudo any more: %s would lock the password of %s", g.target.CloudInit(), user)
 }
 
 // checkKeys refuses a cloud-config that would leave this person outside.
@@ -109,13 +123,13 @@ func (g *Provisioning) checkKeys() error {
 	if len(own) == 0 {
 		return nil // what is offered cannot be told
 	}
-	return t.refuse("you could not log in as %s: of your keys (%s first) none stands for that user in %s",
+	return t.refuse(t.keyCure(), "you could not log in as %s: of your keys (%s first) none stands for that user in %s",
 		user, ssh.FingerprintSHA256(own[0]), t.CloudInit())
 }
 
-func (t *Target) refuse(format string, args ...any) error {
+func (t *Target) refuse(cure, format string, args ...any) error {
 	why := fmt.Sprintf(format, args...)
-	return hint.Wrap(fmt.Errorf("%s: %w", t.Name, &provision.RefusedError{Reasons: []string{why}}), t.keyCure())
+	return hint.Wrap(fmt.Errorf("%s: %w", t.Name, &provision.RefusedError{Reasons: []string{why}}), cure)
 }
 
 // letIn are the keys that may log in as the deploy user: nil if sshd is told to
@@ -127,7 +141,7 @@ func (t *Target) letIn(config []byte, seen *provision.Seen) ([]ssh.PublicKey, er
 		return nil, nil
 	}
 	if len(keys) == 0 {
-		return nil, t.refuse("nobody could log in as %s: %s has no key for that user", user, t.CloudInit())
+		return nil, t.refuse(t.keyCure(), "nobody could log in as %s: %s has no key for that user", user, t.CloudInit())
 	}
 	return keys, nil
 }

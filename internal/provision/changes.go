@@ -240,3 +240,9 @@ func OtherKeys(cloudConfig []byte) bool {
 	}
 	return false
 }
+
+// LocksPassword tells whether the cloud-config takes away the password of user,
+// one that the host has before, too.
+func LocksPassword(cloudConfig []byte, user string) bool {
+	return slices.ContainsFunc(readWanted(cloudConfig).users, func(u wantedUser) bool { return u.name == user && u.locks })
+}

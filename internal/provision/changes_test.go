@@ -206,3 +206,21 @@ func TestUserData(t *testing.T) {
 		}
 	}
 }
+
+// Only a user that is listed loses the password, and cloud-init's default is so.
+func TestLocksPassword(t *testing.T) {
+	for users, want := range map[string]bool{
+		"[{name: ann}]":                         true,
+		"[{name: ann, lock_passwd: true}]":      true,
+		"[{name: ann, lock_passwd: false}]":     false,
+		"[{name: ann, lock_passwd: no}]":        false, // cloud-init reads YAML 1.1
+		"[{name: ann, lock-passwd: false}]":     false,
+		"[default, ann]":                        true,
+		"bob, ann":                              true,
+		"[default, {name: bob}, {name: annie}]": false,
+	} {
+		if got := LocksPassword([]byte("#cloud-config\nusers: "+users+"\n"), "ann"); got != want {
+			t.Errorf("%s: %v", users, got)
+		}
+	}
+}

@@ -33,8 +33,9 @@ type wantedFile struct {
 }
 
 type wantedUser struct {
-	name string
-	keys []string
+	name  string
+	keys  []string
+	locks bool // takes away the password, which is cloud-init's default
 }
 
 // document is the part of a cloud-config that is read here. Values that may be
@@ -121,6 +122,11 @@ func scalar(v any) string {
 	return fmt.Sprint(v)
 }
 
+// off is the false of cloud-init's YAML 1.1.
+func off(v any) bool {
+	return slices.Contains([]string{"false", "no", "off"}, strings.ToLower(scalar(v)))
+}
+
 // mode is what cloud-init makes of permissions: a string is octal, and YAML
 // makes a number of 0644 by itself.
 func mode(v any) string {
@@ -172,13 +178,14 @@ func users(v any) (out []wantedUser) {
 		if keys, ok := v["ssh_authorized_keys"].(string); ok {
 			u.keys = []string{keys}
 		}
+		u.locks = !off(v["lock_passwd"]) && !off(v["lock-passwd"])
 		if u.name != "" {
 			out = append(out, u)
 		}
 	case string:
 		for _, name := range names(v) {
 			if name != "default" {
-				out = append(out, wantedUser{name: name})
+				out = append(out, wantedUser{name: name, locks: true})
 			}
 		}
 	}
