@@ -295,7 +295,7 @@ func (g *Provisioning) backOut(ctx context.Context, u *ui.UI, report *provision.
 
 // leave says what becomes of a trial that nobody ends.
 func (g *Provisioning) leave(u *ui.UI) {
-	u.Say("note: what was changed of ssh, sudo and the firewall on %s is undone there by itself: %v from now, or later as soon as a step has ended that is still at work; after a boot, %v from that",
+	u.Say("note: what was changed of ssh, sudo and the firewall on %s is undone there by itself: in %v, or as soon as a step that is still at work there has ended; after a boot, %v from that",
 		g.target.Name, g.trial, g.trial)
 }
 

@@ -37,7 +37,7 @@ func TestLockedOutAndInterrupted(t *testing.T) {
 	if err := g.lockedOut(ctx, u, why); !errors.Is(err, interrupted) || !errors.Is(err, why) {
 		t.Errorf("it ends with %v", err)
 	}
-	for _, want := range []string{"nobody gets in\n", "undone there by itself: 3m0s from now"} {
+	for _, want := range []string{"nobody gets in\n", "undone there by itself: in 3m0s"} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("%q is not said:\n%s", want, said.String())
 		}
