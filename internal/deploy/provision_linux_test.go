@@ -291,6 +291,14 @@ func TestProvision(t *testing.T) {
 		r.is("rules", "nft list ruleset; systemctl is-enabled nftables || true", "disabled")
 	})
 
+	step("the connection is lost in a long step", func(t *testing.T) {
+		r.write(strings.Replace(with("/etc/ssh/sshd_config.d/10-mine.conf", "X11Forwarding no\n"),
+			"  - set -eu\n", "  - set -eu\n  - touch /run/long\n  - sleep 45\n", 1))
+		r.sh(`systemd-run --quiet --unit=cut sh -c 'until [ -e /run/long ]; do sleep .1; done; cd /proc
+			for p in [0-9]*; do [ "$(cat $p/comm)" != sshd-session ] || kill $p; done'`)
+		undone(t, r.provision(), "connection lost", "removed /etc/ssh/sshd_config.d/10-mine.conf")
+	})
+
 	step("the power goes while it is on trial", func(t *testing.T) {
 		r.write(with("/etc/ssh/sshd_config.d/10-mine.conf", "AllowUsers somebody\n"))
 		g, err := r.begin()
@@ -388,7 +396,18 @@ func TestProvision(t *testing.T) {
 		if _, err := r.look(); err == nil || asked != sudoTries || !strings.Contains(err.Error(), "incorrect password") {
 			t.Errorf("a wrong password, %d times: %v", asked, err)
 		}
-		asked, answer = 0, "correct horse"
+		answer = "correct horse"
+		listed := func(more string) string {
+			return strings.Replace(server(), "users:\n", "users:\n  - name: admin\n    ssh_authorized_keys: ['KEY']\n"+more, 1)
+		}
+		r.write(listed(""))
+		if _, err := r.look(); !Refused(err) || !strings.Contains(err.Error(), "would lock the password of admin") || !strings.Contains(hint.Of(err), "lock_passwd: false") {
+			t.Errorf("a password that would be locked: %v (%s)", err, hint.Of(err))
+		}
+		r.write(listed("    lock_passwd: false\n    hashed_passwd: $6$salt$hash\n"))
+		undone(t, r.provision(), "become root as admin", "restored the password of admin")
+		r.write(server())
+		asked = 0
 		r.sh("rm /usr/local/sbin/devbox-host; echo x >>/etc/apt/apt.conf.d/60devbox-upgrades")
 		// What is run and written meanwhile is looked at for the password.
 		r.sh(`systemd-run --quiet --unit=watch sh -c 'while :; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; done 2>/dev/null | tr "\0" "\n" | grep -a "correct h[o]rse" >/run/leak'`)
