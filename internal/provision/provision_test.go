@@ -226,6 +226,21 @@ func TestApplyFollowsRecords(t *testing.T) {
 	}
 }
 
+// What is still at work on the host is no host that does not answer, nor one
+// that refuses.
+func TestUndoTellsWhyNot(t *testing.T) {
+	for exit, want := range map[int]error{0: nil, undoneNot: ErrAtWork, undonePartly: ErrPartly} {
+		lines, err := Undo(t.Context(), &canned{t: t, script: trialScript, lines: "restored /etc/x\n", exit: exit}, "id")
+		if !errors.Is(err, want) || (err == nil) != (len(lines) == 1) {
+			t.Errorf("exit code %d: %q, %v", exit, lines, err)
+		}
+	}
+	_, err := Undo(t.Context(), &canned{t: t, script: trialScript, exit: 1}, "id")
+	if err == nil || errors.Is(err, ErrAtWork) || errors.Is(err, ErrPartly) || !strings.Contains(err.Error(), "exit code 1: said on stderr") {
+		t.Errorf("sudo refuses: %v", err)
+	}
+}
+
 // A file that is refused here never reaches the host.
 func TestApplyChecksFirst(t *testing.T) {
 	_, err := Apply(t.Context(), nil, []byte("#cloud-config\npower_state: {}\n"), Options{Name: "x.yaml"})

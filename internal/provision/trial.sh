@@ -32,8 +32,8 @@ services='ssh.service ssh.socket nftables.service ufw.service'
 
 uptime() { cut -d. -f1 /proc/uptime; }
 boot() { cat /proc/sys/kernel/random/boot_id; }
-# Without the comments, which have the time.
-rules_of() { "$1-save" | sed '/^#/d'; }
+# Without the time, which is in comments, and what the chains have counted.
+rules_of() { "$1-save" | sed '/^#/d; /^:/s/\[.*/[0:0]/'; }
 has() { command -v "$1" >/dev/null 2>&1; }
 # The list of all below a path that is no folder.
 below() { find "$@" ! -type d 2>/dev/null | sort; }
@@ -254,15 +254,10 @@ undo_services() {
 	done <"$trial/services"
 }
 
-# What iptables made is printed by nft, and not always read by it: it comes back
-# in one step by iptables, and once more where a table had to go for it.
 undo_firewall() {
 	undo_ufw
-	undo_iptables
-	! has nft || { undo_nft; undo_iptables; }
-}
-
-undo_iptables() {
+	! has nft || undo_nft
+	# What nft cannot load, or does not see, as rules of iptables-legacy.
 	for kind in iptables ip6tables; do
 		[ -s "$trial/$kind" ] || continue
 		rules_of $kind | cmp -s - "$trial/$kind" && continue
@@ -281,7 +276,9 @@ undo_ufw() {
 # one_table NAME: of a listing of all tables that one.
 one_table() { awk -v head="$1 {" 'index($0, head) == 1 { on = 1 } on; on && /^}/ { exit }'; }
 
-# Table by table, so that one that nft cannot load keeps no other from it.
+# Table by table: nft prints rules that iptables made, and cannot always load
+# them again, which is to keep no other table from it. Such a one is taken away:
+# iptables makes it anew.
 undo_nft() {
 	if ! [ -e "$trial/nft" ]; then # there was no nft
 		[ -z "$(nft list tables)" ] || { nft flush ruleset && said "emptied the firewall"; }
@@ -291,10 +288,10 @@ undo_nft() {
 		grep -qF "$table {" "$trial/nft" || { nft delete $table && said "removed the firewall's $table, which was not there before"; }
 	done
 	sed -n 's/^\(table .*\) {.*/\1/p' "$trial/nft" | while read -r table; do
-		one_table "$table" <"$trial/nft" >"$trial/nft.was"
-		nft -s list ruleset | one_table "$table" | cmp -s - "$trial/nft.was" && continue
+		was=$(one_table "$table" <"$trial/nft")
+		[ "$(nft -s list ruleset | one_table "$table")" != "$was" ] || continue
 		# Added first, so that there is one to delete.
-		if { echo "add $table; delete $table"; cat "$trial/nft.was"; } | nft -f -; then
+		if printf '%s\n' "add $table; delete $table" "$was" | nft -f -; then
 			said "restored the firewall's $table"
 		elif nft delete $table; then
 			said "removed the firewall's $table, which nft cannot load as it was"
