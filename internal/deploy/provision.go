@@ -316,6 +316,9 @@ func (g *Provisioning) prove(ctx context.Context, u *ui.UI, report *provision.Re
 		if err == nil && !kept {
 			err = &provision.UndoneError{Why: "the proof that people still get in came too late"}
 		}
+		if Lost(err) {
+			err = hint.Wrap(err, fmt.Sprintf("`devbox provision %s` tells whether it was kept, or undone by the timer there", g.target.Name))
+		}
 		return s.End(err, "")
 	}
 	s.Fail()
