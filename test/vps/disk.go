@@ -113,14 +113,40 @@ func (s *Server) furnish(ctx context.Context) error {
 }
 
 // mounted says whether the disk is.
-func (s *Server) mounted() (bool, error) {
+func mounted(at string) (bool, error) {
 	mounts, err := os.ReadFile("/proc/self/mounts")
-	return strings.Contains(string(mounts), " "+s.Root()+" "), err
+	return strings.Contains(string(mounts), " "+at+" "), err
+}
+
+// share has what makes itself a view of all mounts, as other machines do, lose
+// the disk when it is unmounted here: mount_namespaces(7). Where / is shared, as
+// systemd makes it, this would not be needed.
+func (s *Server) share(ctx context.Context) error {
+	if is, err := mounted(s.dir); is || err != nil {
+		return err
+	}
+	if _, err := run(ctx, "mount", "--bind", s.dir, s.dir); err != nil {
+		return err
+	}
+	_, err := run(ctx, "mount", "--make-shared", s.dir)
+	return err
+}
+
+// unshare ends that.
+func (s *Server) unshare(ctx context.Context) error {
+	is, err := mounted(s.dir)
+	if is && err == nil {
+		_, err = run(ctx, "umount", s.dir)
+	}
+	return err
 }
 
 // mount mounts the disk, which replays its journal.
 func (s *Server) mount(ctx context.Context) error {
-	if is, err := s.mounted(); is || err != nil {
+	if is, err := mounted(s.Root()); is || err != nil {
+		return err
+	}
+	if err := s.share(ctx); err != nil {
 		return err
 	}
 	_, err := run(ctx, "mount", "-t", "ext4", "-o", "loop", s.disk(), s.Root())
@@ -129,9 +155,9 @@ func (s *Server) mount(ctx context.Context) error {
 
 // unmount waits until the kernel has let go of the disk: mounted earlier it
 // would be the same file system again, as it was when its power was cut. What
-// made itself a view of all mounts meanwhile holds it, as mmdebstrap does.
+// made itself a private view of all mounts meanwhile holds it, as mmdebstrap does.
 func (s *Server) unmount(ctx context.Context) error {
-	is, err := s.mounted()
+	is, err := mounted(s.Root())
 	if err != nil || !is {
 		return err
 	}

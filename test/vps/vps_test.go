@@ -72,6 +72,30 @@ func TestBare(t *testing.T) {
 	sh(t, s, "apt-get update -q && apt-get install -q -y --no-install-recommends bc && bc --version")
 }
 
+// Another machine, which booted beside it, does not hold the server's disk.
+func TestBesideOthers(t *testing.T) {
+	ready(t)
+	s, err := Rent(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As systemd-nspawn makes its view of all mounts.
+	other := exec.Command("unshare", "--mount", "--propagation", "slave", "sleep", "600")
+	if err := other.Start(); err != nil {
+		t.Error(err)
+	}
+	defer func() { _, _ = other.Process.Kill(), other.Wait() }()
+	time.Sleep(200 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+	defer cancel()
+	if err := s.Destroy(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(s.dir); err == nil {
+		t.Error("something of it is left")
+	}
+}
+
 // A cut takes exactly what was not synced, and nothing stays behind.
 func TestPowerCut(t *testing.T) {
 	ready(t)
