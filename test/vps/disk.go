@@ -132,11 +132,11 @@ func (s *Server) share(ctx context.Context) error {
 	return err
 }
 
-// unshare ends that.
+// unshare ends that. Lazily: whoever swept up has the folder's own lock open.
 func (s *Server) unshare(ctx context.Context) error {
 	is, err := mounted(s.dir)
 	if is && err == nil {
-		_, err = run(ctx, "umount", s.dir)
+		_, err = run(ctx, "umount", "--lazy", s.dir)
 	}
 	return err
 }
@@ -158,8 +158,11 @@ func (s *Server) mount(ctx context.Context) error {
 // made itself a private view of all mounts meanwhile holds it, as mmdebstrap does.
 func (s *Server) unmount(ctx context.Context) error {
 	is, err := mounted(s.Root())
-	if err != nil || !is {
+	if err != nil {
 		return err
+	}
+	if !is {
+		return s.unshare(ctx)
 	}
 	var last error
 	for begin := time.Now(); time.Since(begin) < 2*time.Minute; time.Sleep(10 * time.Millisecond) {
@@ -173,7 +176,7 @@ func (s *Server) unmount(ctx context.Context) error {
 			return err
 		}
 		if strings.TrimSpace(out) == "" {
-			return nil
+			return s.unshare(ctx)
 		}
 		last = fmt.Errorf("something still holds it: %s", strings.TrimSpace(out))
 	}

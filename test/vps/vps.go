@@ -199,13 +199,10 @@ func (s *Server) Destroy(ctx context.Context) error {
 	if err == nil {
 		err = s.machine.Destroy(ctx)
 	}
-	s.owner.Close() // an open file would keep the folder busy
-	if err == nil {
-		err = s.unshare(ctx)
-	}
 	if err == nil {
 		err = os.RemoveAll(s.dir)
 	}
+	s.owner.Close()
 	if err != nil {
 		return fmt.Errorf("destroy server %s: %w", s.options.Name, err)
 	}
