@@ -162,7 +162,7 @@ func (a *applying) run(ctx context.Context, r Runner, c Command) error {
 	}()
 	final, err := a.follow(bufio.NewReaderSize(lines, 1<<16))
 	lines.CloseWithError(io.ErrClosedPipe) // ends a host that goes on after an error
-	if runErr := <-ended; err == nil && runErr != nil {
+	if runErr := <-ended; runErr != nil && (err == nil || err == io.ErrUnexpectedEOF) {
 		return runErr
 	}
 	if err == nil && !final {
