@@ -347,10 +347,9 @@ keep)
 	;;
 undo)
 	undone=0
-	if mine "$@"; then
-		lock -w 30 || exit 75
-		! mine "$@" || undo || undone=$?
-	fi
+	# Also where it is undone: the timer may be about to take itself away.
+	lock -w 30 || ! mine "$@" || exit 75
+	! mine "$@" || undo || undone=$?
 	[ ! -e "$said" ] || cat "$said"
 	exit $undone
 	;;
