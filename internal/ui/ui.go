@@ -138,8 +138,12 @@ type Step struct {
 	idle  chan struct{} // closed when the redrawing goroutine has ended
 }
 
-// slow is how long a step runs before a plain log is told that it started.
-const slow = 2 * time.Second
+// slow is how long a step runs before a plain log is told that it started, and
+// still how often it is told what that is busy with.
+const (
+	slow  = 2 * time.Second
+	still = 30 * time.Second
+)
 
 // Step starts a step. End it with Done or Fail.
 func (u *UI) Step(format string, args ...any) *Step {
@@ -149,16 +153,12 @@ func (u *UI) Step(format string, args ...any) *Step {
 }
 
 // run redraws the line ten times a second on a terminal; on a plain log it
-// says once that a slow step is under way, so that a log never hangs silently.
+// says now and then what a slow step is busy with, so that a log never hangs
+// silently.
 func (s *Step) run() {
 	defer close(s.idle)
 	if !s.ui.tty {
-		select {
-		case <-s.stop:
-		case <-time.After(slow):
-			s.ui.Say("… %s", s.name)
-			<-s.stop
-		}
+		s.log(slow, still)
 		return
 	}
 	s.ui.mu.Lock()
@@ -184,11 +184,37 @@ func (s *Step) run() {
 	}
 }
 
-func (s *Step) line() string {
-	text := fmt.Sprintf("… %s", s.name)
-	if s.note != "" {
-		text += ": " + s.note
+func (s *Step) log(first, every time.Duration) {
+	select {
+	case <-s.stop:
+		return
+	case <-time.After(first):
+		s.ui.Say("… %s", s.name)
 	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+			s.ui.mu.Lock()
+			text := s.text()
+			s.ui.mu.Unlock()
+			s.ui.Say("%s (%s)", text, Seconds(time.Since(s.start)))
+		}
+	}
+}
+
+func (s *Step) text() string {
+	if s.note == "" {
+		return "… " + s.name
+	}
+	return "… " + s.name + ": " + s.note
+}
+
+func (s *Step) line() string {
+	text := s.text()
 	took := " (" + Seconds(time.Since(s.start)) + ")"
 	// The last column stays free: some terminals wrap when it is written to.
 	return clip(text, max(s.ui.width()-len(took)-1, 1)) + took

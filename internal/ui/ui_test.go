@@ -63,6 +63,19 @@ func TestLiveLineIsClearedAroundOtherLines(t *testing.T) {
 	}
 }
 
+// A log that is no terminal is told what a long step is at.
+func TestALogHearsOfALongStep(t *testing.T) {
+	var errw bytes.Buffer
+	s := &Step{ui: New(&bytes.Buffer{}, &errw, Options{}), name: "build", start: time.Now(), stop: make(chan struct{})}
+	s.Note("litestream")
+	time.AfterFunc(60*time.Millisecond, func() { close(s.stop) })
+	s.log(time.Millisecond, 20*time.Millisecond)
+	first, rest, _ := strings.Cut(errw.String(), "\n")
+	if first != "… build" || !strings.HasPrefix(rest, "… build: litestream (") {
+		t.Errorf("stderr %q", errw.String())
+	}
+}
+
 // A question stays on the terminal until it is answered.
 func TestNothingIsDrawnOverAQuestion(t *testing.T) {
 	var errw bytes.Buffer
