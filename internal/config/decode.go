@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"devbox/internal/hint"
 )
 
 // place is a position in the file, counted from 1.
@@ -235,7 +237,7 @@ func (d *decoder) value(n ast.Node, v reflect.Value, field string, t tag) {
 		v.SetString(text)
 		if len(t.enum) > 0 && !slices.Contains(t.enum, text) {
 			cure := "write one of " + strings.Join(t.enum, ", ")
-			if near := nearest(text, t.enum); near != "" {
+			if near := hint.Nearest(text, t.enum); near != "" {
 				cure = fmt.Sprintf("did you mean %q? %s", near, cure)
 			}
 			d.unreadable(at(n), field, fmt.Sprintf("%q is not a value for it", text), cure)

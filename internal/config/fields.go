@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+
+	"devbox/internal/hint"
 )
 
 // tag is what the struct tag `jsonschema:"…"` says about a field. The decoder
@@ -91,7 +93,7 @@ func fieldByName(v reflect.Value, name string) (reflect.Value, tag, bool) {
 // unknownCure suggests what an unknown field was meant to be: a misspelt one
 // of the same mapping, or one that belongs elsewhere.
 func unknownCure(name, parent string, known []string) string {
-	if near := nearest(name, known); near != "" {
+	if near := hint.Nearest(name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	var elsewhere []string

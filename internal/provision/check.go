@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"golang.org/x/crypto/ssh"
+
+	"devbox/internal/hint"
 )
 
 // maxConfig bounds a cloud-config in bytes. Providers take 16 to 64 KiB.
@@ -154,6 +156,9 @@ func (c *checking) key(p *ast.MappingValueNode) {
 		c.needed[modules[i].name] = true
 	} else {
 		why := refused[key]
+		if near := hint.Nearest(key, keysRun()); why == "" && near != "" {
+			why = fmt.Sprintf("did you mean %q?", near)
+		}
 		if why == "" {
 			why = "remove it, or do what it does by runcmd; devbox runs " + strings.Join(keysRun(), ", ")
 		}

@@ -59,6 +59,7 @@ func TestPlan(t *testing.T) {
 			":1:1: more than one YAML document; keep everything in one, without a --- line in between"}},
 		"not YAML": {config: "#cloud-config\nusers: [\n", problems: []string{":2:8: not YAML: "}},
 		"twice":    {config: "#cloud-config\nruncmd: [a]\nruncmd: [b]\n", problems: []string{":3:1: not YAML: mapping key \"runcmd\" already defined"}},
+		"a typo":   {config: "#cloud-config\npakages: [x]\n", problems: []string{`:2:1: pakages is not run by devbox; did you mean "packages"?`}},
 		"modules that must not run, all at once": {
 			config: "#cloud-config\n\"power_state\": {mode: reboot}\nbootcmd: [a]\nruncmd: [b]\nhostname: x\nsnap: {}\n",
 			steps:  "runcmd",
