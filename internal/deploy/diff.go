@@ -169,7 +169,7 @@ func (p *Project) declared() (drift.Repo, error) {
 		return r, err
 	}
 	d := provision.Declares(data)
-	r.Hash, r.Packages, r.Files, r.Timezone = provision.Hash(data), d.Packages, d.Files, d.Timezone
+	r.Hash, r.Packages, r.Files, r.Timezone = provision.Hash(data), append(provision.BasePackages(), d.Packages...), d.Files, d.Timezone
 	for user, keys := range d.Users {
 		r.Users[user] = facts.Fingerprints([]byte(strings.Join(keys, "\n")))
 	}

@@ -40,7 +40,7 @@ func TestDeclared(t *testing.T) {
 	}
 	want := drift.Repo{
 		App: "bowl", CloudConfig: "server.yaml", Hash: provision.Hash([]byte(cloudConfig)), Version: provision.Version, Profile: "strict",
-		Packages: []string{"sudo"},
+		Packages: []string{"cloud-init", "python3-jsonschema", "sudo", "sudo"},
 		Files:    map[string][]byte{"/etc/motd": []byte("hello")},
 		Users:    map[string][]string{"deploy": {"SHA256:oLEPUmkxCxKTN/eLERfHe/EyFADP7OmRSxDvYIdjrtc"}},
 		Units:    map[string]string{"bowl.service": facts.Digest([]byte(service))},

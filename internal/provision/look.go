@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -191,6 +192,10 @@ func (s *Seen) takeFile(words []string) error {
 // base is what devbox itself needs on a host and installs where it is missing:
 // cloud-init to apply by, and sudo to be let in as root.
 var base = []string{"cloud-init", "python3-jsonschema", "sudo"}
+
+// BasePackages are what devbox installs on every host, whatever its cloud-config
+// says.
+func BasePackages() []string { return slices.Clone(base) }
 
 // What a host must be.
 const (
