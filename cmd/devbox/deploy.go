@@ -178,10 +178,14 @@ func (a *app) printOffer(t *deploy.Target, o *deploy.Offer, say func(format stri
 	if o.Plan.Of == "" {
 		say("  sent      %s", ui.Bytes(c.Wire))
 	}
+	restart := "restart"
+	if o.Plan.First {
+		restart = "start"
+	}
 	for _, list := range []struct {
 		what  string
 		units []protocol.UnitWhy
-	}{{"restart", o.Plan.Restart}, {"stays", o.Plan.Stay}, {"remove", o.Plan.Remove}} {
+	}{{restart, o.Plan.Restart}, {"stays", o.Plan.Stay}, {"remove", o.Plan.Remove}} {
 		for _, u := range list.units {
 			say("  %-9s %s: %s", list.what, u.Unit, u.Why)
 		}

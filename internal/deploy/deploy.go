@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"devbox/internal/hint"
@@ -113,12 +114,20 @@ func (o *Offer) deployment(ctx context.Context, u *ui.UI, opts DeployOptions) er
 		}
 		err = o.plan(ctx)
 	}
+	if errors.As(err, &refused) && refused.Code == protocol.CodeNoSecret {
+		// A host does not know what it is called here.
+		err = hint.Wrap(refused, strings.ReplaceAll(hint.Of(err), "[TARGET]", o.target.Name))
+	}
 	return err
 }
 
 func (o *Offer) rollback(ctx context.Context, u *ui.UI, release string) error {
 	if err := o.connect(ctx, u); err != nil {
 		return err
+	}
+	if o.host.Welcome.Current == "" {
+		none := &HostError{protocol.CodeNoRelease, fmt.Sprintf("nothing has been released on %s that could be brought back", o.target.Name)}
+		return hint.Wrap(none, fmt.Sprintf("`devbox deploy %s` makes the first release", o.target.Name))
 	}
 	o.req = protocol.Activate{Release: release}
 	err := o.plan(ctx)

@@ -35,6 +35,9 @@ func (p *Project) Target(name string) (*Target, error) {
 	if ok {
 		return &Target{Target: t, Name: name, project: p}, nil
 	}
+	if name == config.DevName {
+		return nil, hint.Errorf("give no target at all: that is the dev machine", "%s has no target %q", config.FileName, name)
+	}
 	if len(p.Config.Targets) == 0 {
 		return nil, hint.Errorf("add `targets: {"+name+": {host: ADDRESS}}` to "+config.FileName, "%s has no targets", config.FileName)
 	}

@@ -33,6 +33,8 @@ func testBroken(t *testing.T, s *site) {
 			code: 3, says: "a text that never comes"},
 		{what: "a credential is missing", file: units + "bowl.service", old: "[Service]", new: "[Service]\nLoadCredential=token:/etc/credstore/no-such-token",
 			code: 3, says: "bowl.service"},
+		{what: "a secret is not set", file: units + "bowl.service", old: "[Service]", new: "[Service]\nLoadCredentialEncrypted=bowl.token",
+			code: 2, says: "`devbox secret set prod token`", untouched: true},
 		{what: "the socket vanished", file: units + "bowl.socket", code: 3, says: "bowl.socket not found"},
 		{what: "a socket more, whose port is taken", file: units + "bowl.socket", old: "ListenStream=8080", new: "ListenStream=8080\nListenStream=22",
 			code: 3, says: "bowl.socket"},

@@ -25,6 +25,9 @@ func testStory(t *testing.T, s *site) {
 		t.Errorf("a second provision: %+v", p)
 	}
 
+	if r := s.Run(t, "rollback", "prod", "--yes"); r.Code != 2 || !strings.Contains(r.Stderr, "`devbox deploy prod` makes the first release") {
+		t.Errorf("a rollback of nothing: %s", r)
+	}
 	one := kept(t, s.deploy(t))
 	if v := s.answers(t); one.Release != "r1" || v != one.Version {
 		t.Errorf("the first deploy is %s of %s, and %s answers", one.Release, one.Version, v)
