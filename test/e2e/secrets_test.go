@@ -74,8 +74,8 @@ func testSecrets(t *testing.T, p *harness.Project) {
 		code int
 		want string
 	}{
-		{[]string{"secret", "rm", "session-kee"}, 1, "error: bowl has no secret session-kee on this host\nhint: there are: session-key\n"},
-		{[]string{"secret", "rm", "session-key"}, 1, "error: session-key is in use: bowl.service loads it\nhint: "},
+		{[]string{"secret", "rm", "session-kee"}, 2, "error: bowl has no secret session-kee on this host\nhint: there are: session-key\n"},
+		{[]string{"secret", "rm", "session-key"}, 2, "error: session-key is in use: bowl.service loads it\nhint: "},
 		{[]string{"secret", "set", "session-key"}, 2, "error: the value is empty; nothing was changed\n"},
 	} {
 		if r := p.Run(t, c.args...); r.Code != c.code || !strings.Contains(r.Stderr, c.want) {
