@@ -14,7 +14,7 @@ const (
 	exitFailed      = 1   // it did not work; the message says what was and was not done
 	exitBadInput    = 2   // refused: wrong use, a mistake in devbox.yaml, the image or the cloud-config, or what the host's policy forbids; what runs was not touched
 	exitRolledBack  = 3   // the new release, or a server's new settings, were not kept; the previous ones serve
-	exitBusy        = 4   // another activation holds the host
+	exitBusy        = 4   // another activation, or another provision, holds the host
 	exitUnknown     = 5   // the connection was lost while the host was at work; the next run finds out
 	exitInterrupted = 130 // Ctrl-C
 )
