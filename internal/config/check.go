@@ -103,7 +103,7 @@ func checkPaths(c *Config, d *decoder) {
 			d.wrong(fmt.Sprintf("watch.ignore[%d]", i), "an empty pattern", "remove it")
 		}
 	}
-	if d.path("cloud_init", c.CloudInit, inside) {
+	if d.path("cloud_init", c.CloudInit, outside) {
 		d.exists(c, "cloud_init", c.CloudInit, "file")
 	}
 }
@@ -193,6 +193,17 @@ func checkMachine(c *Config, d *decoder) {
 			continue
 		}
 		clients[p.Client] = i
+	}
+	for i, p := range m.Beside {
+		field := fmt.Sprintf("machine.beside[%d]", i)
+		if !d.path(field, p, outside) {
+			continue
+		}
+		if path.Clean(p) == "." {
+			d.wrong(field, "an app does not run beside itself", "name the folder of another app")
+			continue
+		}
+		d.exists(c, field, p+"/"+FileName, "file")
 	}
 }
 

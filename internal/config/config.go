@@ -49,7 +49,7 @@ type Config struct {
 	Watch Watch `yaml:"watch"`
 
 	// The cloud-config that sets up every host, the dev machine and the
-	// server alike.
+	// server alike. May lie outside of this folder, where apps share a host.
 	CloudInit string `yaml:"cloud_init" jsonschema:"default=cloud-init/server.yaml"`
 
 	// The dev machine.
@@ -152,6 +152,18 @@ type Machine struct {
 	// Ports of the machine that answer on 127.0.0.1 of this computer: "8080",
 	// or "8080:80" where 8080 is here and 80 in the machine.
 	Ports []Port `yaml:"ports"`
+
+	// Folders of other apps, each with a devbox.yaml of its own, that run on the
+	// dev machine beside this one: another app of the same server, or what stands
+	// in for services of others. `devbox up` brings them up first, in this order.
+	// Their own `machine` counts for its secrets alone, their cloud-config not at
+	// all.
+	Beside []string `yaml:"beside"`
+
+	// Values of secrets that are none: those that only the stand-ins of the dev
+	// machine know. `devbox up` sets what is not set there. Others belong to
+	// `devbox secret set`.
+	Secrets map[string]string `yaml:"secrets"`
 }
 
 // Base is a disk image and what its content must be.

@@ -3,7 +3,6 @@ package deploy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,7 +11,6 @@ import (
 	"devbox/internal/config"
 	"devbox/internal/hint"
 	"devbox/internal/image"
-	"devbox/internal/provision"
 )
 
 // NoProject stands for a folder without a devbox.yaml, with every default.
@@ -22,20 +20,20 @@ func NoProject(paths Paths) *Project {
 
 // CheckFiles checks the user's files that devbox.yaml names, without a host.
 func (p *Project) CheckFiles() error {
-	path := p.Config.Abs(p.Config.CloudInit)
-	data, err := os.ReadFile(path)
+	if _, err := p.cloudConfig(); err != nil {
+		return err
+	}
+	// What the host would refuse, once a machine is made and an image built.
+	apps, err := p.beside()
 	if err != nil {
-		return fmt.Errorf("read the cloud-config: %w", err)
+		return err
 	}
-	found := provision.Check(data)
-	if len(found) == 0 {
-		// What the host would refuse, once a machine is made and an image built.
-		return p.settings(false).Validate(p.Config.Name)
+	for _, q := range append(apps, p) {
+		if err := errors.Join(q.checkSecrets(), q.settings(false).Validate(q.Config.Name)); err != nil {
+			return err
+		}
 	}
-	for i := range found {
-		found[i].File = p.Config.CloudInit
-	}
-	return found
+	return nil
 }
 
 // CheckHostPrograms finds out whether the programs to install on hosts are

@@ -19,12 +19,25 @@ func TestSettingsThatAHostRefuses(t *testing.T) {
 		{"longer", "health: {deadline: " + (protocol.MaxDeadline + time.Second).String() + "}\n", "devbox.yaml:4:20: health.deadline: "},
 		{"a name of devbox's own", "env: {shop.service: {DEVBOX_X: y}}\n", "DEVBOX_X"},
 		{"an address without a host", "health: {url: 'http://:80/'}\n", "health.url"},
+		{"secrets of the dev machine", "machine: {secrets: {s3: not-secret}}\n", ""},
+		{"a secret by a path", "machine: {secrets: {../s3: x}}\n", "machine.secrets: ../s3: that is no secret's name"},
+		{"an app beside that is wrong", "machine: {beside: [../other]}\n", "machine.secrets: key: the value is empty"},
+		{"an app beside of the same name", "machine: {beside: [../second]}\n", "are both called shop"},
+		{"an app beside itself", "machine: {beside: [.]}\n", "does not run beside itself"},
+		{"an app beside that is not there", "machine: {beside: [../third]}\n", "../third/devbox.yaml does not exist"},
 		{"a value that fills the file", "env: {shop.service: {X: " + strings.Repeat("x", 33<<10) + "}}\n", "env of shop.service: X: value of 33792 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := filepath.Join(t.TempDir(), "shop")
+			for _, other := range []string{".", "../other", "../second"} {
+				if err := os.MkdirAll(filepath.Join(dir, other), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for name, text := range map[string]string{
 				"devbox.yaml": "name: shop\ncloud_init: server.yaml\nbuild: {command: make}\n" + c.yaml, "server.yaml": "#cloud-config\n",
+				"../other/devbox.yaml":  "name: other\ncloud_init: ../shop/server.yaml\nbuild: {command: make}\nmachine: {secrets: {key: ''}}\n",
+				"../second/devbox.yaml": "name: shop\ncloud_init: ../shop/server.yaml\nbuild: {command: make}\n",
 			} {
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 					t.Fatal(err)

@@ -38,6 +38,9 @@ func (p *Project) baseURL(url string) string {
 // Machine returns the project's dev machine and why it is of that driver, which
 // is decided once. Nothing is made or started.
 func (p *Project) Machine(ctx context.Context) (vm.Machine, string, error) {
+	if p.on != nil {
+		return p.on.Machine(ctx)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.machine == nil {

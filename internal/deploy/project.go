@@ -44,6 +44,8 @@ type Project struct {
 	// SSH is the person's side of connections to servers: SSH config, agent, prompts.
 	SSH remote.Options
 
+	on *Project // whose dev machine this app runs on; nil: it has its own
+
 	prepared bool // this process made a copy for the next image to be packed over
 
 	mu      sync.Mutex // of those below
@@ -53,6 +55,9 @@ type Project struct {
 
 // MachineDir is the folder of this app's dev machine.
 func (p *Project) MachineDir() string {
+	if p.on != nil {
+		return p.on.MachineDir()
+	}
 	return filepath.Join(p.Paths.State, "machines", p.Config.Name)
 }
 

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -51,6 +52,10 @@ func (p *Project) Up(ctx context.Context, u *ui.UI) (_ *Host, err error) {
 	}
 	if h.Welcome.Recovered != "" {
 		u.Say("%s", h.Welcome.Recovered)
+	}
+	if err := errors.Join(p.releaseBeside(ctx, u), h.setGiven(ctx)); err != nil {
+		h.Close()
+		return nil, err
 	}
 	return h, nil
 }
