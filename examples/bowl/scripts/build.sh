@@ -12,7 +12,7 @@ export GOOS GOARCH
 # Into a folder that stays, so that go links nothing when nothing changed. Other flags would rebuild every package.
 binary=bin/${GOOS}_$GOARCH/bowl
 go build -trimpath -buildvcs=false -ldflags="-s -w" -o "$binary" ./cmd/bowl
-litestream=$(scripts/litestream.sh)
+litestream=$(scripts/tool.sh github.com/benbjohnson/litestream/cmd/litestream v0.5.18)
 
 # A hard link costs nothing; another file system needs a copy.
 put() {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"bowl/internal/board"
+	"bowl/internal/certs"
 	"bowl/internal/serve"
 	"bowl/internal/store"
 	"bowl/internal/systemd"
@@ -50,6 +52,8 @@ type options struct {
 	data     string // folder of the database
 	version  string
 	greeting string
+	certs    certs.Options // without a domain there is no TLS
+	plain    bool          // visitors need no TLS even so, but on port 80
 }
 
 func parse(args []string, env func(string) string) (options, error) {
@@ -57,6 +61,11 @@ func parse(args []string, env func(string) string) (options, error) {
 	dataHome, _, _ := strings.Cut(env("STATE_DIRECTORY"), ":") // systemd.exec(5): a list if a unit has several
 	if dataHome == "" {
 		dataHome = "data"
+	}
+	o.plain = env("BOWL_PLAIN") == "open"
+	o.certs = certs.Options{Domain: env("BOWL_DOMAIN"), Email: env("BOWL_ACME_EMAIL"), Directory: env("BOWL_ACME_DIRECTORY")}
+	if dir := env("CREDENTIALS_DIRECTORY"); dir != "" {
+		o.certs.Roots = filepath.Join(dir, "bowl.acme-ca")
 	}
 	flags := flag.NewFlagSet("bowl", flag.ContinueOnError)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` to listen on, unless systemd passes sockets")
@@ -101,10 +110,24 @@ func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (e
 	}
 
 	ending := make(chan struct{})
-	server := serve.New(web.New(web.Options{
+	var handler http.Handler = web.New(web.Options{
 		Board: presses, Check: db.Check, Assets: assets,
 		Version: o.version, Greeting: o.greeting, Log: log, Ending: ending,
-	}))
+	})
+	if o.certs.Domain != "" {
+		o.certs.Dir = filepath.Join(o.data, "certs")
+		m, err := certs.New(o.certs)
+		if err != nil {
+			return err
+		}
+		handler = m.Handler(handler, o.plain)
+		for i, l := range listeners {
+			if a, ok := l.Addr().(*net.TCPAddr); ok && a.Port == 443 {
+				listeners[i] = m.Listen(l)
+			}
+		}
+	}
+	server := serve.New(handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listeners...) }()
 	go systemd.Watchdog(ctx, db.Check, func(err error) { log.Error("watchdog", "err", err) })

@@ -285,12 +285,12 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := options{"127.0.0.1:8080", "share", "/var/lib/bowl", "v1", strings.Repeat("é", 200)}
+	want := options{listen: "127.0.0.1:8080", share: "share", data: "/var/lib/bowl", version: "v1", greeting: strings.Repeat("é", 200)}
 	if o != want {
 		t.Errorf("options %v, want %v", o, want)
 	}
 	if o, err := parse([]string{"-listen", ":80", "-share", "/usr/share/bowl"}, env("DEVBOX_VERSION", "v1")); err != nil ||
-		o != (options{":80", "/usr/share/bowl", "data", "v1", ""}) {
+		o != (options{listen: ":80", share: "/usr/share/bowl", data: "data", version: "v1"}) {
 		t.Errorf("options %v, %v", o, err)
 	}
 	if _, err := parse([]string{"surplus"}, env()); err == nil {

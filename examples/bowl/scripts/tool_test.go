@@ -12,7 +12,7 @@ import (
 
 // A build that was killed leaves its folder to the next one to remove; one that
 // still runs keeps its own.
-func TestLitestreamSweepsUp(t *testing.T) {
+func TestToolSweepsUp(t *testing.T) {
 	cache, bin := t.TempDir(), t.TempDir()
 	folder := filepath.Join(cache, "devbox/tools/litestream/v0.5.18/linux_amd64")
 	running := fmt.Sprintf(".build.%d", os.Getpid())
@@ -29,7 +29,7 @@ func TestLitestreamSweepsUp(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bin, "go"), []byte("#!/bin/sh\n[ $1 != build ] || echo >litestream\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	sh := exec.Command("./litestream.sh")
+	sh := exec.Command("./tool.sh", "example.org/cmd/litestream", "v0.5.18")
 	sh.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "XDG_CACHE_HOME="+cache, "GOOS=linux", "GOARCH=amd64")
 	out, err := sh.Output()
 	if err != nil || strings.TrimSpace(string(out)) != filepath.Join(folder, "litestream") {

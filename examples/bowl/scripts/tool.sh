@@ -1,19 +1,20 @@
 #!/bin/sh
-# Prints the path of a litestream for GOOS/GOARCH, built from its module once and kept.
+# tool.sh PACKAGE VERSION prints the path of that program for GOOS/GOARCH, built from its module once and kept.
 set -eu
-version=v0.5.18
-cd "$(dirname "$0")/.."
+package=${1:?a package, such as github.com/benbjohnson/litestream/cmd/litestream}
+version=${2:?a version, such as v0.5.18}
+name=$(basename "$package")
 
 GOOS=${GOOS:-$(go env GOOS)}
 GOARCH=${GOARCH:-$(go env GOARCH)}
-folder=${XDG_CACHE_HOME:-$HOME/.cache}/devbox/tools/litestream/$version/${GOOS}_$GOARCH
-binary=$folder/litestream
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/devbox/tools/$name/$version/${GOOS}_$GOARCH
+binary=$folder/$name
 if [ -x "$binary" ]; then
 	echo "$binary"
 	exit
 fi
 
-echo "building litestream $version for $GOOS/$GOARCH, once (about 5 minutes)" >&2
+echo "building $name $version for $GOOS/$GOARCH, once (this may take minutes)" >&2
 mkdir -p "$folder"
 # devbox kills a build that a newer save makes pointless: then no trap runs, and the next build sweeps up.
 for old in "$folder"/.build.*; do
@@ -27,13 +28,13 @@ trap 'exit 130' INT TERM HUP
 # go install writes cross-built binaries into a folder of their own below GOPATH/bin and refuses GOBIN, and GOPATH is
 # where the module cache is. A module of one line knows neither limit.
 cd "$work"
-cat >go.mod <<EOF
+cat >go.mod <<MOD
 module build
 
 go 1.26.0
-EOF
+MOD
 export GOOS GOARCH CGO_ENABLED=0 GOWORK=off GOFLAGS=-mod=mod
-go get "github.com/benbjohnson/litestream/cmd/litestream@$version" >&2
-go build -trimpath -buildvcs=false -ldflags="-s -w" -o litestream github.com/benbjohnson/litestream/cmd/litestream >&2
-mv litestream "$binary"
+go get "$package@$version" >&2
+go build -trimpath -buildvcs=false -ldflags="-s -w" -o "$name" "$package" >&2
+mv "$name" "$binary"
 echo "$binary"
