@@ -28,14 +28,14 @@ func TestWhoNeedsTLS(t *testing.T) {
 		location string
 	}{
 		{"by TLS", false, true, 443, "203.0.113.7:999", "POST", http.StatusTeapot, ""},
-		{"a stranger on 80", false, false, 80, "203.0.113.7:999", "GET", http.StatusFound, "https://bowl.example.org/r/ABC?x=1"},
+		{"a stranger on 80", false, false, 80, "203.0.113.7:999", "GET", http.StatusFound, "https://bowl.example.org:443/r/ABC?x=1"},
 		{"a stranger's form on 80", false, false, 80, "203.0.113.7:999", "POST", http.StatusBadRequest, ""},
-		{"a stranger on 8080", false, false, 8080, "203.0.113.7:999", "GET", http.StatusFound, "https://bowl.example.org/r/ABC?x=1"},
+		{"a stranger on 8080", false, false, 8080, "203.0.113.7:999", "GET", http.StatusFound, "https://bowl.example.org:443/r/ABC?x=1"},
 		{"this machine on 8080", false, false, 8080, "127.0.0.1:999", "GET", http.StatusTeapot, ""},
 		{"this machine on 8080, by an IPv6 socket", false, false, 8080, "[::ffff:127.0.0.1]:999", "GET", http.StatusTeapot, ""},
-		{"this machine on 80", false, false, 80, "127.0.0.1:999", "GET", http.StatusFound, "https://bowl.example.org/r/ABC?x=1"},
+		{"this machine on 80", false, false, 80, "127.0.0.1:999", "GET", http.StatusFound, "https://bowl.example.org:443/r/ABC?x=1"},
 		{"at home, a stranger on 8080", true, false, 8080, "203.0.113.7:999", "GET", http.StatusTeapot, ""},
-		{"at home, a stranger on 80", true, false, 80, "203.0.113.7:999", "GET", http.StatusFound, "https://bowl.example.org/r/ABC?x=1"},
+		{"at home, a stranger on 80", true, false, 80, "203.0.113.7:999", "GET", http.StatusFound, "https://bowl.example.org:443/r/ABC?x=1"},
 	} {
 		r := httptest.NewRequest(c.method, "/r/ABC?x=1", nil)
 		r.Host, r.RemoteAddr = "bowl.example.org:8080", c.from
