@@ -189,6 +189,7 @@ func (a *article) rename() error {
 			"bowl.socket", articleName+".socket",
 			"User=bowl", "User="+articleName,
 			"StateDirectory=bowl", "StateDirectory="+articleName,
+			"ListenStream=80\nListenStream=443\n", "",
 			"ListenStream=8080", fmt.Sprintf("ListenStream=%d", articlePort),
 		).Replace(string(data))
 		to := filepath.Join(units, articleName+path.Ext(name))

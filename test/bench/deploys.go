@@ -79,6 +79,9 @@ func (b *bench) measureDeploys(ctx context.Context, r *report) (err error) {
 	if err := b.do(ctx, dir, b.devbox, "provision", "prod", "--yes"); err != nil {
 		return err
 	}
+	if err := b.do(ctx, dir, "sh", "-c", `echo | "$1" secret set prod s3`, "sh", b.devbox); err != nil {
+		return err
+	}
 	if _, err := server.Run(ctx, "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends rsync"); err != nil {
 		return err
 	}
@@ -153,7 +156,8 @@ func (b *bench) settle(ctx context.Context, server *vps.Server) (dir, address st
 		return "", "", err
 	}
 	// The trial is time that a release is given; here it would only be waited for.
-	target := fmt.Sprintf("\ntargets:\n  prod:\n    host: %s\n    trial: 1ms\n    health: {url: \"http://127.0.0.1:8080/healthz\", deadline: 20s}\n\nhealth:\n", address)
+	target := fmt.Sprintf("\ntargets:\n  prod:\n    host: %[1]s\n    trial: 1ms\n    health: {url: \"http://127.0.0.1:8080/healthz\", deadline: 20s}\n"+
+		"    env:\n      bowl-restore.service: %[2]s\n      bowl-litestream.service: %[2]s\n\nhealth:\n", address, "{BOWL_REPLICA: \"file:///var/lib/bowl/replica\"}")
 	return dir, address, edit(filepath.Join(dir, config.FileName), map[string]string{"\nhealth:\n": target})
 }
 

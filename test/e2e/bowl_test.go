@@ -31,7 +31,7 @@ func testReplica(t *testing.T, p *harness.Project) {
 		press(t, p, name)
 		// Litestream looks once a second; what it begins with may not have the press yet.
 		p.Inside(t, `for i in $(seq 300); do
-	test -n "$(find /var/lib/bowl-replica/ -type f -size +0 -newer /run/devbox-test)" && sleep 2 && exit; sleep 0.1
+	test -n "$(find /var/lib/standins/bowl/ -type f -size +0 -newer /run/devbox-test)" && sleep 2 && exit; sleep 0.1
 done; echo the replica stays as it is; exit 1`)
 		p.Inside(t, "systemctl stop bowl.socket bowl.service && systemctl stop bowl-litestream.service")
 		if got := p.Inside(t, "cd /var/lib/bowl/ && test -s bowl.db && rm -rf bowl.db* .bowl.db* && ls -A"); got != "" {

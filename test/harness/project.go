@@ -275,6 +275,24 @@ func (p *Project) Undo(t testing.TB, names ...string) func() {
 	}
 }
 
+// Tools are the folders of the programs that the example builds from their
+// modules once, which takes minutes.
+func Tools(t testing.TB) []string {
+	t.Helper()
+	var all []string
+	for _, tool := range [][]string{
+		{"github.com/benbjohnson/litestream/cmd/litestream", "v0.5.18"},
+		{"github.com/versity/versitygw/cmd/versitygw", "v1.8.0"},
+		{"github.com/letsencrypt/pebble/v2/cmd/pebble", "v2.10.1"},
+		{"github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv", "v2.10.1"},
+	} {
+		out := Output(t, filepath.Join(Root(), "examples/bowl/scripts/tool.sh"), tool...)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		all = append(all, filepath.Dir(lines[len(lines)-1]))
+	}
+	return all
+}
+
 // Output runs a program of this computer that must succeed.
 func Output(t testing.TB, name string, args ...string) string {
 	t.Helper()

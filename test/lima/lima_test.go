@@ -190,8 +190,7 @@ func handOver(t *testing.T, u *user.User) (cache string) {
 	} else {
 		hand = append(hand, filepath.Dir(disk.Image))
 	}
-	litestream := strings.TrimSpace(harness.Output(t, filepath.Join(harness.Root(), "examples/bowl/scripts/tool.sh"), "github.com/benbjohnson/litestream/cmd/litestream", "v0.5.18"))
-	hand = append(hand, filepath.Dir(litestream))
+	hand = append(hand, harness.Tools(t)...)
 	cache = filepath.Join(u.HomeDir, ".cache")
 	for _, dir := range hand {
 		rel, err := filepath.Rel(from, dir)

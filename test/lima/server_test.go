@@ -29,7 +29,10 @@ targets:
     host: prod
     user: %s
     trial: 1s
-    env: {bowl.service: {BOWL_GREETING: This is the server.}}
+    env:
+      bowl.service: {BOWL_GREETING: This is the server.}
+      bowl-restore.service: {BOWL_REPLICA: "file:///var/lib/bowl/replica"}
+      bowl-litestream.service: {BOWL_REPLICA: "file:///var/lib/bowl/replica"}
 `, user))
 
 	r := p.Must(t, "provision", "prod", "--yes")

@@ -148,7 +148,20 @@ targets:
     env:
       bowl.service:
         BOWL_GREETING: This is production.
+      bowl-restore.service: {BOWL_REPLICA: "file:///var/lib/bowl/replica"}
+      bowl-litestream.service: {BOWL_REPLICA: "file:///var/lib/bowl/replica"}
 %s`, s.address, more))
+}
+
+// provision sets the server up, with the secret that units name. Where the
+// replica is, it opens nothing.
+func (s *site) provision(t *testing.T) harness.Ran {
+	t.Helper()
+	r := s.Must(t, "provision", "prod", "--yes")
+	if set := s.Feed(t, []byte("[default]\n"), "secret", "set", "prod", "s3"); set.Code != 0 {
+		t.Fatal(set)
+	}
+	return r
 }
 
 // sh runs on the server what must succeed there.

@@ -19,7 +19,7 @@ const arch = runtime.GOARCH
 
 // testStory is how a person comes to an app in production.
 func testStory(t *testing.T, s *site) {
-	r := s.Must(t, "provision", "prod", "--yes")
+	r := s.provision(t)
 	t.Logf("provision of a bare server took %s", r.Took.Round(time.Millisecond))
 	if p := s.provisioned(t, "--dry-run"); p.Outcome != "unchanged" {
 		t.Errorf("a second provision: %+v", p)
@@ -142,7 +142,7 @@ func testUserData(t *testing.T, s *site) {
 			t.Errorf("user data left to do: %s %s", c.Kind, c.Name)
 		}
 	}
-	s.Must(t, "provision", "prod", "--yes")
+	s.provision(t)
 	if c := kept(t, s.deploy(t)); c.Release != "r1" || s.answers(t) != c.Version {
 		t.Errorf("on the new server %s answers as %s", s.answers(t), c.Release)
 	}
