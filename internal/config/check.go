@@ -14,6 +14,7 @@ import (
 var (
 	nameRE     = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$`)
 	userRE     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	profileRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
 	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	digestRE   = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
 	// unitRE is systemd's own rule for unit names (systemd.unit(5)), services only.
@@ -36,6 +37,9 @@ func check(c *Config, d *decoder) {
 	checkName(c, d)
 	if c.DeployUser != "" && !userRE.MatchString(c.DeployUser) {
 		d.wrong("deploy_user", fmt.Sprintf("%q is not a user name", c.DeployUser), "write lower-case letters, digits, - and _, beginning with a letter")
+	}
+	if c.Image.Profile != "" && !profileRE.MatchString(c.Image.Profile) {
+		d.wrong("image.profile", fmt.Sprintf("%q is not a profile", c.Image.Profile), "write default, nonetwork, strict, trusted, or the name of one that the host has")
 	}
 	checkPaths(c, d)
 	checkMachine(c, d)

@@ -99,8 +99,11 @@ type Image struct {
 	// send; squashfs needs mksquashfs and makes smaller files.
 	Format string `yaml:"format" jsonschema:"enum=erofs,enum=squashfs,default=erofs"`
 
-	// The portable profile: how far systemd locks the services in.
-	Profile string `yaml:"profile" jsonschema:"enum=default,enum=nonetwork,enum=strict,enum=trusted,default=default"`
+	// The portable profile: what systemd sets for all services of the app on top
+	// of their units. default, nonetwork, strict and trusted are systemd's own;
+	// another one is in /etc/systemd/portable/profile of the host, where the
+	// cloud-config can put it.
+	Profile string `yaml:"profile" jsonschema:"default=default,pattern=^[A-Za-z0-9][A-Za-z0-9_-]*$"`
 }
 
 // File is one file to copy into the image.

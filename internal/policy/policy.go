@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -35,9 +36,12 @@ const File = "etc/devbox/policy.conf"
 // path is what the administrator knows the file by.
 const path = "/" + File
 
-// defaultProfiles are allowed where the file names none. "trusted" is not one:
-// a service under it may do to the host what its user may.
+// defaultProfiles are allowed where the file names none, and with them those
+// that root has put into ownProfiles. "trusted" is not one: a service under it
+// may do to the host what its user may.
 var defaultProfiles = []string{"default", "nonetwork", "strict"}
+
+const ownProfiles = "etc/systemd/portable/profile"
 
 // Policy is what is allowed. The zero value is that of a host without the file,
 // which allows every app to every user of devbox-host, unsigned.
@@ -170,7 +174,16 @@ func (p *Policy) Profile(app, profile string) error {
 		allowed, where = p.profiles, "[Policy]"
 	}
 	if len(allowed) == 0 {
-		allowed = defaultProfiles
+		allowed = slices.Clone(defaultProfiles)
+		own, err := os.ReadDir(filepath.Join(p.root, ownProfiles))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range own {
+			if e.IsDir() && !slices.Contains(allowed, e.Name()) {
+				allowed = append(allowed, e.Name())
+			}
+		}
 	}
 	if slices.Contains(allowed, profile) {
 		return nil

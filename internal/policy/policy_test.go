@@ -34,7 +34,10 @@ func parse(t *testing.T, text string) *Policy {
 }
 
 func TestAllowed(t *testing.T) {
-	none, p := &Policy{}, parse(t, full)
+	none, p := &Policy{root: t.TempDir()}, parse(t, full)
+	if err := os.MkdirAll(filepath.Join(none.root, ownProfiles, "tight"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	wider := parse(t, "[App bowl]\nUser=anna\n")
 	for _, tt := range []struct {
 		name               string
@@ -45,7 +48,8 @@ func TestAllowed(t *testing.T) {
 		{"without a policy", none, "bowl", "deploy", "default", ""},
 		{"without a policy, strict", none, "bowl", "deploy", "strict", ""},
 		{"without a policy, no network", none, "bowl", "deploy", "nonetwork", ""},
-		{"without a policy, trusted", none, "bowl", "root", "trusted", "does not allow bowl the profile trusted: it allows default, nonetwork, strict"},
+		{"without a policy, trusted", none, "bowl", "root", "trusted", "does not allow bowl the profile trusted: it allows default, nonetwork, strict, tight"},
+		{"without a policy, root's own profile", none, "bowl", "deploy", "tight", ""},
 		{"a user of the app", p, "bowl", "anna", "trusted", ""},
 		{"from another line", p, "bowl", "bert.b", "trusted", ""},
 		{"another user", p, "bowl", "carl", "trusted", "the user carl may not touch the app bowl"},
