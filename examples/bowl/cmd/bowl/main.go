@@ -21,7 +21,9 @@ import (
 
 	"bowl/internal/board"
 	"bowl/internal/certs"
+	"bowl/internal/rooms"
 	"bowl/internal/serve"
+	"bowl/internal/session"
 	"bowl/internal/store"
 	"bowl/internal/systemd"
 	"bowl/internal/version"
@@ -104,6 +106,11 @@ func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (e
 	if err != nil {
 		return err
 	}
+	key, err := db.Secret(ctx, "session")
+	if err != nil {
+		return err
+	}
+	hub := rooms.New(db, log)
 	listeners, err := sockets.Listen("http", o.listen)
 	if err != nil {
 		return err
@@ -111,7 +118,7 @@ func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (e
 
 	ending := make(chan struct{})
 	var handler http.Handler = web.New(web.Options{
-		Board: presses, Check: db.Check, Assets: assets,
+		Board: presses, Rooms: hub, Sessions: session.New(key), Check: db.Check, Assets: assets,
 		Version: o.version, Greeting: o.greeting, Log: log, Ending: ending,
 	})
 	if o.certs.Domain != "" {
@@ -130,6 +137,7 @@ func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (e
 	server := serve.New(handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listeners...) }()
+	go hub.Sweep(ctx)
 	go systemd.Watchdog(ctx, db.Check, func(err error) { log.Error("watchdog", "err", err) })
 	if err := systemd.Ready("version " + o.version); err != nil {
 		log.Error("start", "err", err)

@@ -17,8 +17,6 @@ type Board struct {
 	store *store.Store
 	now   func() time.Time
 
-	pressing sync.Mutex // one press at a time, from its commit to its announcement: watchers see the committed order
-
 	mu      sync.Mutex
 	latest  []store.Press // oldest first, at most Shown
 	changed chan struct{} // closed at the next press
@@ -35,19 +33,16 @@ func New(ctx context.Context, s *store.Store) (*Board, error) {
 
 // Press stores a press by name and announces it.
 func (b *Board) Press(ctx context.Context, name string) (store.Press, error) {
-	b.pressing.Lock()
-	defer b.pressing.Unlock()
-	p, err := b.store.Press(ctx, name, b.now())
-	if err != nil {
-		return store.Press{}, err
-	}
+	return b.store.Press(ctx, name, b.now(), b.announce)
+}
+
+// announce is called in the order of the places.
+func (b *Board) announce(p store.Press) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	latest := append(b.latest[max(0, len(b.latest)+1-Shown):len(b.latest):len(b.latest)], p) // copies: After hands out the old one
-	b.latest = latest
+	b.latest = append(b.latest[max(0, len(b.latest)+1-Shown):len(b.latest):len(b.latest)], p) // copies: After hands out the old one
 	close(b.changed)
 	b.changed = make(chan struct{})
-	return p, nil
 }
 
 // Newest is the place of the newest press, 0 before the first.

@@ -14,6 +14,25 @@ var migrations = []string{
 		name TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 40),
 		at   INTEGER NOT NULL -- milliseconds since 1970, UTC
 	) STRICT`,
+
+	// A room is its events: what a page shows is the fold of them, and what a stream sends is their data as it stands.
+	// The key of event is also what refuses a second writer: of two that add an event 7, one fails.
+	`CREATE TABLE secret (
+		name  TEXT PRIMARY KEY,
+		value BLOB NOT NULL
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE room (
+		code      TEXT PRIMARY KEY CHECK (length(code) = 6),
+		moderator BLOB NOT NULL -- hash of the moderator code
+	) STRICT, WITHOUT ROWID;
+	CREATE TABLE event (
+		room TEXT    NOT NULL REFERENCES room ON DELETE CASCADE,
+		seq  INTEGER NOT NULL CHECK (seq > 0), -- 1, 2, 3 ... in each room
+		kind TEXT    NOT NULL,
+		data TEXT    NOT NULL CHECK (json_valid(data)),
+		at   INTEGER NOT NULL, -- milliseconds since 1970, UTC
+		PRIMARY KEY (room, seq)
+	) STRICT, WITHOUT ROWID`,
 }
 
 // migrate runs the steps that the file has not seen, all in one transaction. A schema newer than this binary knows is

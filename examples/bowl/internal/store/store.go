@@ -1,4 +1,4 @@
-// Package store keeps the presses in SQLite.
+// Package store keeps presses and rooms in SQLite.
 //
 // One connection writes and a few read: SQLite has one writer anyway, and a queue in front of it waits more fairly than
 // its busy handler. The journal is a WAL because Litestream replicates from it.
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
@@ -36,11 +37,16 @@ const (
 type Store struct {
 	write *sql.DB
 	read  *sql.DB
+
+	queue   chan *change
+	close   sync.Once
+	closing chan struct{} // closed by Close
+	stopped chan struct{} // closed by the writer, after its last transaction
 }
 
 // Open opens the database file at path, makes it where there is none, and brings its schema up to date.
 func Open(ctx context.Context, path string) (*Store, error) {
-	write, err := sql.Open("sqlite", dsn(path, "synchronous(NORMAL)"))
+	write, err := sql.Open("sqlite", dsn(path, "synchronous(FULL)", "foreign_keys(1)"))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -52,42 +58,50 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
 
-	s := &Store{write: write, read: read}
 	if err := migrate(ctx, write); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), s.Close())
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), read.Close(), write.Close())
 	}
+	s := &Store{
+		write: write, read: read,
+		queue: make(chan *change, maxBatch), closing: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	go s.writeAll()
 	return s, nil
 }
 
-// dsn names the file with the settings that every connection needs. synchronous=NORMAL is safe in WAL mode: a crash of the
-// app loses nothing, a power cut at most the last presses, and the file stays whole.
-func dsn(path, pragma string) string {
+// dsn names the file with the settings that a connection needs. The one that writes has synchronous=FULL: in WAL mode
+// NORMAL loses the last transactions in a power cut, and a press that was answered must count.
+func dsn(path string, pragmas ...string) string {
 	q := url.Values{
 		"_txlock": {"immediate"},
-		"_pragma": {
+		"_pragma": append([]string{
 			fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
 			"journal_mode(WAL)",
-			pragma,
-		},
+		}, pragmas...),
 	}
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
 }
 
-// Close ends all connections.
+// Close makes the changes that are in the queue, then ends all connections.
 func (s *Store) Close() error {
+	s.close.Do(func() { close(s.closing) })
+	<-s.stopped
 	return errors.Join(s.read.Close(), s.write.Close())
 }
 
-// Press stores one press and says which place it took.
-func (s *Store) Press(ctx context.Context, name string, at time.Time) (Press, error) {
+// Press stores one press, says which place it took, and tells announce before the next press is stored.
+func (s *Store) Press(ctx context.Context, name string, at time.Time, announce func(Press)) (Press, error) {
 	p := Press{Name: name, At: at.UTC().Truncate(time.Millisecond)}
-	err := inTx(ctx, s.write, func(tx *sql.Tx) error {
-		row := tx.QueryRowContext(ctx, "INSERT INTO press (name, at) VALUES (?, ?) RETURNING id", p.Name, p.At.UnixMilli())
-		if err := row.Scan(&p.ID); err != nil {
+	err := s.Write(ctx, func(tx *Tx) error {
+		if err := tx.row("INSERT INTO press (name, at) VALUES (?, ?) RETURNING id", p.Name, p.At.UnixMilli()).Scan(&p.ID); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, "DELETE FROM press WHERE id <= ?", p.ID-kept)
+		_, err := tx.exec("DELETE FROM press WHERE id <= ?", p.ID-kept)
 		return err
+	}, func(err error) {
+		if err == nil {
+			announce(p)
+		}
 	})
 	if err != nil {
 		return Press{}, fmt.Errorf("store press: %w", err)

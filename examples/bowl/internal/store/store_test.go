@@ -30,7 +30,7 @@ func TestPressesTakeOneOrder(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for range each {
-				p, err := stores[i%2].Press(t.Context(), "Ann", time.Now())
+				p, err := stores[i%2].Press(t.Context(), "Ann", time.Now(), func(Press) {})
 				if err != nil {
 					t.Error(err)
 					return
@@ -58,7 +58,7 @@ func TestLatestAfterReopening(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 123_456_789, time.FixedZone("", 3600))
 	s := open(t, path)
 	for _, name := range []string{"Ann", "Ben", "Cy"} {
-		if _, err := s.Press(t.Context(), name, at); err != nil {
+		if _, err := s.Press(t.Context(), name, at, func(Press) {}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -78,7 +78,7 @@ func TestLatestAfterReopening(t *testing.T) {
 
 func TestJournalIsWAL(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "bowl.db"))
-	for name, want := range map[string]string{"journal_mode": "wal", "busy_timeout": "5000", "synchronous": "1"} {
+	for name, want := range map[string]string{"journal_mode": "wal", "busy_timeout": "5000", "synchronous": "2"} {
 		var got string
 		if err := s.write.QueryRow("PRAGMA " + name).Scan(&got); err != nil {
 			t.Fatal(err)
@@ -99,7 +99,7 @@ func TestOldPressesGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if _, err := s.Press(t.Context(), "Ben", time.Now()); err != nil {
+		if _, err := s.Press(t.Context(), "Ben", time.Now(), func(Press) {}); err != nil {
 			t.Fatal(err)
 		}
 	}

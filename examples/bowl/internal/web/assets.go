@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -57,8 +56,10 @@ func LoadAssets(share fs.FS) (*Assets, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read templates: %w", err)
 	}
-	if a.pages.Lookup("page.html") == nil {
-		return nil, errors.New("read templates: there is no templates/page.html")
+	for _, name := range []string{"page.html", "room.html", "problem.html"} {
+		if a.pages.Lookup(name) == nil {
+			return nil, fmt.Errorf("read templates: there is no templates/%s", name)
+		}
 	}
 	return a, nil
 }

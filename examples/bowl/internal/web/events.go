@@ -3,11 +3,13 @@ package web
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"time"
 
+	"bowl/internal/rooms"
 	"bowl/internal/store"
 )
 
@@ -17,30 +19,69 @@ const (
 	retryAfterMS = 250 // how soon a browser comes back when the app restarts
 )
 
-// events streams presses (https://html.spec.whatwg.org/multipage/server-sent-events.html). An event's id is the press's
-// place: a browser that comes back sends the last one it saw and misses nothing that the board remembers.
-func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
+// stream is an answer of Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+type stream struct {
+	w   http.ResponseWriter
+	out *http.ResponseController
+}
+
+// enter takes a place for a stream, to be given back, or answers that there is none.
+func (h *Handler) enter(w http.ResponseWriter) (leave func(), ok bool) {
 	select {
 	case h.streams <- struct{}{}:
-		defer func() { <-h.streams }()
+		return func() { <-h.streams }, true
 	default:
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "too many watch already", http.StatusServiceUnavailable)
+		tooMany(w)
+		return nil, false
+	}
+}
+
+func tooMany(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "5")
+	http.Error(w, "too many watch already", http.StatusServiceUnavailable)
+}
+
+// begin makes a stream of the answer and greets the visitor with the version.
+func (h *Handler) begin(w http.ResponseWriter) (*stream, error) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	s := &stream{w, http.NewResponseController(w)}
+	_ = s.out.SetReadDeadline(time.Time{}) // the server's read limit would end the stream
+	var buf bytes.Buffer
+	fmt.Fprintf(&buf, "retry: %d\n", retryAfterMS)
+	event(&buf, "hello", map[string]string{"version": h.Version})
+	return s, s.send(buf.Bytes())
+}
+
+// send fails where the visitor does not take what is sent in time: a slow one holds nobody but itself, and comes back.
+func (s *stream) send(parts ...[]byte) error {
+	_ = s.out.SetWriteDeadline(time.Now().Add(writeWithin))
+	for _, p := range parts {
+		if _, err := s.w.Write(p); err != nil {
+			return err
+		}
+	}
+	return s.out.Flush()
+}
+
+// events streams presses. An event's id is the press's place: a browser that comes back sends the last one it saw and
+// misses nothing that the board remembers.
+func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
+	leave, ok := h.enter(w)
+	if !ok {
 		return
 	}
+	defer leave()
 	last, ok := resumeFrom(r)
 	if !ok {
 		http.Error(w, "after must be the place of a press", http.StatusBadRequest)
 		return
 	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	out := http.NewResponseController(w)
-	_ = out.SetReadDeadline(time.Time{}) // the server's read limit would end the stream
-
+	s, err := h.begin(w)
+	if err != nil {
+		return
+	}
 	var buf bytes.Buffer
-	fmt.Fprintf(&buf, "retry: %d\n", retryAfterMS)
-	event(&buf, "hello", map[string]string{"version": h.Version})
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
@@ -54,11 +95,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 			last = p.ID
 		}
 		if buf.Len() > 0 {
-			_ = out.SetWriteDeadline(time.Now().Add(writeWithin))
-			if _, err := w.Write(buf.Bytes()); err != nil {
-				return
-			}
-			if err := out.Flush(); err != nil {
+			if err := s.send(buf.Bytes()); err != nil {
 				return
 			}
 			buf.Reset()
@@ -75,13 +112,65 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// resumeFrom is the place of the last press that the visitor has seen: by the header that a returning browser sends, else
-// by the address that the page made.
-func resumeFrom(r *http.Request) (int64, bool) {
-	s := r.Header.Get("Last-Event-ID")
-	if s == "" {
-		s = r.URL.Query().Get("after")
+// roomEvents streams what happens in a room.
+func (h *Handler) roomEvents(w http.ResponseWriter, r *http.Request, room *rooms.Room) {
+	leave, ok := h.enter(w)
+	if !ok {
+		return
 	}
+	defer leave()
+	if !room.Enter() {
+		tooMany(w)
+		return
+	}
+	defer room.Leave()
+	reader := room.Read(lastSeen(r))
+	s, err := h.begin(w)
+	if err != nil {
+		return
+	}
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	for {
+		events, more, err := reader.Next(r.Context())
+		if err != nil {
+			if !errors.Is(err, rooms.ErrBehind) && r.Context().Err() == nil {
+				h.Log.Error("stream of a room", "room", room.Code, "err", err)
+			}
+			return
+		}
+		if len(events) > 0 {
+			if err := s.send(events...); err != nil {
+				return
+			}
+			continue
+		}
+		select {
+		case <-more:
+		case <-beat.C:
+			if err := s.send([]byte(":\n\n")); err != nil {
+				return
+			}
+		case <-h.Ending:
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// lastSeen is the id of the last event that the visitor has seen: by the header that a returning browser sends, else by the
+// address that the page made.
+func lastSeen(r *http.Request) string {
+	if s := r.Header.Get("Last-Event-ID"); s != "" {
+		return s
+	}
+	return r.URL.Query().Get("after")
+}
+
+// resumeFrom is the place of the last press that the visitor has seen.
+func resumeFrom(r *http.Request) (int64, bool) {
+	s := lastSeen(r)
 	if s == "" {
 		return 0, true
 	}

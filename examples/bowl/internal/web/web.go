@@ -1,4 +1,5 @@
-// Package web is what a visitor sees: the page with the buzzer, the live list of presses, and what a deploy tool asks.
+// Package web is what a visitor sees: the front page with a buzzer to try, the rooms, their live streams, and what a deploy
+// tool asks.
 package web
 
 import (
@@ -14,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"bowl/internal/board"
+	"bowl/internal/rooms"
+	"bowl/internal/session"
 	"bowl/internal/store"
 )
 
@@ -36,6 +39,8 @@ type Board interface {
 // Options are what a Handler needs.
 type Options struct {
 	Board    Board
+	Rooms    *rooms.Hub
+	Sessions *session.Keeper
 	Check    func(context.Context) error // says whether the database works
 	Assets   *Assets
 	Version  string
@@ -59,6 +64,14 @@ func New(o Options) *Handler {
 	mux.HandleFunc("GET /{$}", h.page)
 	mux.HandleFunc("POST /press", h.press)
 	mux.HandleFunc("GET /events", h.events)
+	mux.HandleFunc("POST /rooms", h.createRoom)
+	mux.HandleFunc("GET /join", h.findRoom)
+	mux.HandleFunc("GET /rooms/{code}", h.inRoom(h.roomPage))
+	mux.HandleFunc("GET /rooms/{code}/events", h.inRoom(h.roomEvents))
+	mux.HandleFunc("POST /rooms/{code}/players", h.inRoom(h.join))
+	mux.HandleFunc("POST /rooms/{code}/moderator", h.inRoom(h.becomeModerator))
+	mux.HandleFunc("POST /rooms/{code}/press", h.inRoom(h.pressInRoom))
+	mux.HandleFunc("POST /rooms/{code}/moderate", h.inRoom(h.moderate))
 	mux.HandleFunc("GET /healthz", h.health)
 	mux.HandleFunc("GET /version", h.version)
 	mux.HandleFunc("GET /static/{name}", h.static)
@@ -81,20 +94,24 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request) {
 	for i := len(presses) - 1; i >= 0; i-- {
 		newestFirst = append(newestFirst, presses[i])
 	}
-	data := struct {
+	h.render(w, r, http.StatusOK, "page.html", struct {
 		Version, Greeting string
 		MaxName           int
 		Shown             int
 		Newest            int64
 		Presses           []store.Press
-	}{h.Version, h.Greeting, maxName, board.Shown, newest(presses), newestFirst}
-	body, err := h.Assets.Render("page.html", data)
+	}{h.Version, h.Greeting, maxName, board.Shown, newest(presses), newestFirst})
+}
+
+func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, name string, data any) {
+	body, err := h.Assets.Render(name, data)
 	if err != nil {
-		h.fail(w, r, "render page", err)
+		h.fail(w, r, "render "+name, err)
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }
 
@@ -107,13 +124,7 @@ func newest(presses []store.Press) int64 {
 
 // press takes a form, from the page's script or from a browser that runs none.
 func (h *Handler) press(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		status := http.StatusBadRequest
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			status = http.StatusRequestEntityTooLarge
-		}
-		http.Error(w, "the form cannot be read", status)
+	if !readForm(w, r) {
 		return
 	}
 	name, ok := cleanName(r.PostForm.Get("name"))
@@ -126,23 +137,47 @@ func (h *Handler) press(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, "press", err)
 		return
 	}
-	if !strings.Contains(r.Header.Get("Accept"), "application/json") {
+	if !wantsJSON(r) {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
 	writeJSON(w, http.StatusCreated, p)
 }
 
+// readForm reads the form into r.PostForm, or answers that it cannot.
+func readForm(w http.ResponseWriter, r *http.Request) bool {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		status := http.StatusBadRequest
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			status = http.StatusRequestEntityTooLarge
+		}
+		http.Error(w, "the form cannot be read", status)
+		return false
+	}
+	return true
+}
+
+// wantsJSON tells our scripts from a browser that sends the form by itself.
+func wantsJSON(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Accept"), "application/json")
+}
+
 // cleanName trims a name and gives the nameless one. It refuses what would not fit or not print.
 func cleanName(s string) (string, bool) {
+	if s, ok := cleanText(s, maxName); !ok || s != "" {
+		return s, ok
+	}
+	return anonymous, true
+}
+
+// cleanText trims a line of text. It refuses what has more than most characters or would not print.
+func cleanText(s string, most int) (string, bool) {
 	if !utf8.ValidString(s) {
 		return "", false
 	}
 	s = strings.Join(strings.Fields(s), " ")
-	if s == "" {
-		return anonymous, true
-	}
-	if utf8.RuneCountInString(s) > maxName {
+	if utf8.RuneCountInString(s) > most {
 		return "", false
 	}
 	for _, r := range s {
@@ -157,13 +192,14 @@ type healthAnswer struct {
 	Status  string `json:"status"`
 	Version string `json:"version"`
 	Presses int64  `json:"presses"`
+	Streams int    `json:"streams"` // open now
 }
 
 // health says ok only if the database answers.
 func (h *Handler) health(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
 	defer cancel()
-	answer := healthAnswer{Status: "ok", Version: h.Version, Presses: h.Board.Newest()}
+	answer := healthAnswer{Status: "ok", Version: h.Version, Presses: h.Board.Newest(), Streams: len(h.streams)}
 	status := http.StatusOK
 	if err := h.Check(ctx); err != nil {
 		h.Log.Error("health check", "err", err)

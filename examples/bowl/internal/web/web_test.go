@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"bowl/internal/board"
+	"bowl/internal/rooms"
+	"bowl/internal/session"
 	"bowl/internal/store"
 )
 
@@ -44,9 +46,13 @@ func newApp(t *testing.T, change func(*Options)) app {
 	if err != nil {
 		t.Fatal(err)
 	}
+	key, err := db.Secret(t.Context(), "session")
+	if err != nil {
+		t.Fatal(err)
+	}
 	a := app{board: b, log: &bytes.Buffer{}, ending: make(chan struct{})}
 	o := Options{
-		Board: b, Check: db.Check, Assets: assets, Version: "3f2a9c01d2e4", Greeting: "Round <1>",
+		Board: b, Rooms: rooms.New(db, slog.New(slog.DiscardHandler)), Sessions: session.New(key), Check: db.Check, Assets: assets, Version: "3f2a9c01d2e4", Greeting: "Round <1>",
 		Log: slog.New(slog.NewTextHandler(a.log, nil)), Ending: a.ending,
 	}
 	if change != nil {
@@ -149,7 +155,7 @@ func TestPress(t *testing.T) {
 func TestHealth(t *testing.T) {
 	a := newApp(t, nil)
 	if w := a.get("/healthz"); w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) !=
-		`{"status":"ok","version":"3f2a9c01d2e4","presses":0}` {
+		`{"status":"ok","version":"3f2a9c01d2e4","presses":0,"streams":0}` {
 		t.Errorf("healthy: %d %s", w.Code, w.Body)
 	}
 	broken := newApp(t, func(o *Options) {

@@ -62,7 +62,7 @@ async function press() {
 $("buzzer").addEventListener("submit", (e) => { e.preventDefault(); press(); });
 document.addEventListener("keydown", (e) => {
   if (e.key !== " " || e.repeat || e.ctrlKey || e.altKey || e.metaKey) return;
-  if (e.target.closest("input, button, a")) return;
+  if (e.target.closest("input, button, a, summary")) return;
   e.preventDefault();
   press();
 });
