@@ -1,7 +1,7 @@
-// Command bowl is a buzzer for science bowls: one page, one list, one database file.
+// Command bowl is a server of science bowls: rooms, buzzers, scores, one database file.
 //
 // Under systemd it takes its sockets, its data folder and its version from there; by itself it listens on -listen and
-// keeps its data in ./data.
+// keeps its data in ./data. "bowl check" reports on the data instead.
 package main
 
 import (
@@ -30,19 +30,28 @@ import (
 	"bowl/internal/web"
 )
 
+// databaseFile is its name in the data folder.
+const databaseFile = "bowl.db"
+
 func main() {
 	started := time.Now()
 	log := newLog(os.Stderr, os.Getenv("JOURNAL_STREAM") != "")
-	o, err := parse(os.Args[1:], os.Getenv)
-	if err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			os.Exit(0)
-		}
-		os.Exit(2)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the app at once
-	if err := run(ctx, o, log, started); err != nil {
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "check" {
+		err = check(ctx, os.Args[2:], os.Getenv, os.Stdout)
+	} else {
+		var o options
+		if o, err = parse(os.Args[1:], os.Getenv); err == nil {
+			err = run(ctx, o, log, started)
+		}
+	}
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	default:
 		log.Error("bowl ends", "err", err)
 		os.Exit(1)
 	}
@@ -60,10 +69,6 @@ type options struct {
 
 func parse(args []string, env func(string) string) (options, error) {
 	o := options{version: version.Of(env("DEVBOX_VERSION")), greeting: cut(env("BOWL_GREETING"), 200)}
-	dataHome, _, _ := strings.Cut(env("STATE_DIRECTORY"), ":") // systemd.exec(5): a list if a unit has several
-	if dataHome == "" {
-		dataHome = "data"
-	}
 	o.plain = env("BOWL_PLAIN") == "open"
 	o.certs = certs.Options{Domain: env("BOWL_DOMAIN"), Email: env("BOWL_ACME_EMAIL"), Directory: env("BOWL_ACME_DIRECTORY")}
 	if dir := env("CREDENTIALS_DIRECTORY"); dir != "" {
@@ -72,16 +77,37 @@ func parse(args []string, env func(string) string) (options, error) {
 	flags := flag.NewFlagSet("bowl", flag.ContinueOnError)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` to listen on, unless systemd passes sockets")
 	flags.StringVar(&o.share, "share", "share", "`folder` with templates and static files")
-	flags.StringVar(&o.data, "data", dataHome, "`folder` of the database")
-	if err := flags.Parse(args); err != nil {
-		return options{}, err
-	}
-	if flags.NArg() > 0 {
-		err := fmt.Errorf("unexpected argument %q", flags.Arg(0))
-		fmt.Fprintln(flags.Output(), err)
+	flags.StringVar(&o.data, "data", dataHome(env), "`folder` of the database")
+	if err := parseFlags(flags, args); err != nil {
 		return options{}, err
 	}
 	return o, nil
+}
+
+// errUsage says that the command line was wrong; what is wrong has been said.
+var errUsage = errors.New("wrong command line")
+
+func parseFlags(flags *flag.FlagSet, args []string) error {
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(flags.Output(), "unexpected argument %q\n", flags.Arg(0))
+		return errUsage
+	}
+	return nil
+}
+
+// dataHome is the data folder that systemd made, else ./data.
+func dataHome(env func(string) string) string {
+	folder, _, _ := strings.Cut(env("STATE_DIRECTORY"), ":") // systemd.exec(5): a list if a unit has several
+	if folder == "" {
+		return "data"
+	}
+	return folder
 }
 
 // run serves until ctx ends, then stops without breaking a request.
@@ -97,7 +123,7 @@ func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (e
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("make data folder: %w", err)
 	}
-	db, err := store.Open(ctx, filepath.Join(o.data, "bowl.db"))
+	db, err := store.Open(ctx, filepath.Join(o.data, databaseFile))
 	if err != nil {
 		return err
 	}

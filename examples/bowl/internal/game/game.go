@@ -13,7 +13,7 @@ import (
 
 // Limits of a room.
 const (
-	MaxPlayers = 40
+	MaxPlayers = 60
 	MaxEvents  = 20_000 // a match has a few hundred
 )
 

@@ -80,20 +80,11 @@ func (tx *Tx) RemoveRoom(code string, since time.Time) error {
 
 // QuietRooms are the codes of the rooms in which nothing happened since a moment.
 func (s *Store) QuietRooms(ctx context.Context, since time.Time) ([]string, error) {
-	rows, err := s.read.QueryContext(ctx, quietest, since.UnixMilli())
+	codes, err := texts(ctx, s.read, quietest, since.UnixMilli())
 	if err != nil {
 		return nil, fmt.Errorf("find quiet rooms: %w", err)
 	}
-	defer rows.Close()
-	var codes []string
-	for rows.Next() {
-		var code string
-		if err := rows.Scan(&code); err != nil {
-			return nil, fmt.Errorf("find quiet rooms: %w", err)
-		}
-		codes = append(codes, code)
-	}
-	return codes, rows.Err()
+	return codes, nil
 }
 
 // Room gives the hash of a room's moderator code.
