@@ -15,14 +15,15 @@ import (
 
 const (
 	heartbeat    = 15 * time.Second
-	writeWithin  = 10 * time.Second
-	retryAfterMS = 250 // how soon a browser comes back when the app restarts
+	writeWithin  = 10 * time.Second // else a stream is dropped
+	retryAfterMS = 250              // how soon a browser comes back when the app restarts
 )
 
 // stream is an answer of Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 type stream struct {
-	w   http.ResponseWriter
-	out *http.ResponseController
+	w      http.ResponseWriter
+	out    *http.ResponseController
+	within time.Duration
 }
 
 // enter takes a place for a stream, to be given back, or answers that there is none.
@@ -45,7 +46,7 @@ func tooMany(w http.ResponseWriter) {
 func (h *Handler) begin(w http.ResponseWriter) (*stream, error) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	s := &stream{w, http.NewResponseController(w)}
+	s := &stream{w, http.NewResponseController(w), h.writeWithin}
 	_ = s.out.SetReadDeadline(time.Time{}) // the server's read limit would end the stream
 	var buf bytes.Buffer
 	fmt.Fprintf(&buf, "retry: %d\n", retryAfterMS)
@@ -55,7 +56,7 @@ func (h *Handler) begin(w http.ResponseWriter) (*stream, error) {
 
 // send fails where the visitor does not take what is sent in time: a slow one holds nobody but itself, and comes back.
 func (s *stream) send(parts ...[]byte) error {
-	_ = s.out.SetWriteDeadline(time.Now().Add(writeWithin))
+	_ = s.out.SetWriteDeadline(time.Now().Add(s.within))
 	for _, p := range parts {
 		if _, err := s.w.Write(p); err != nil {
 			return err

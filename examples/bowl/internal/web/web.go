@@ -53,13 +53,14 @@ type Options struct {
 // Handler answers all requests.
 type Handler struct {
 	Options
-	mux     http.Handler
-	streams chan struct{} // one slot for each open stream
+	mux         http.Handler
+	streams     chan struct{} // one slot for each open stream
+	writeWithin time.Duration
 }
 
 // New makes the handler.
 func New(o Options) *Handler {
-	h := &Handler{Options: o, streams: make(chan struct{}, maxStreams)}
+	h := &Handler{Options: o, streams: make(chan struct{}, maxStreams), writeWithin: writeWithin}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", h.page)
 	mux.HandleFunc("POST /press", h.press)

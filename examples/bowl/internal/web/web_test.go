@@ -31,7 +31,7 @@ type app struct {
 	ending chan struct{}
 }
 
-func newApp(t *testing.T, change func(*Options)) app {
+func newApp(t testing.TB, change func(*Options)) app {
 	t.Helper()
 	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "bowl.db"))
 	if err != nil {
