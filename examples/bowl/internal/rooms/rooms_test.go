@@ -180,14 +180,18 @@ func TestFailedTransaction(t *testing.T) {
 	f := newFixture(t)
 	ids := f.join(t, 2)
 	f.do(t, game.Open{Question: 1})
-	f.sql(t, `CREATE TRIGGER full BEFORE INSERT ON event WHEN new.kind = 'skipped'
+	f.sql(t, `CREATE TRIGGER full BEFORE INSERT ON press
 		BEGIN SELECT raise(ROLLBACK, 'database or disk is full'); END`) // ends the transaction, as a full disk does
 	release := f.hold(t)
 	var wg sync.WaitGroup
-	for _, c := range []game.Command{game.Press{Player: ids[0], Round: 1}, game.Skip{Round: 1}, game.Press{Player: ids[1], Round: 1}} {
+	for i, do := range []func() error{
+		func() error { _, err := f.Do(t.Context(), f.code, game.Press{Player: ids[0], Round: 1}); return err },
+		func() error { _, err := f.db.Press(t.Context(), "Ann", time.Now(), nil); return err },
+		func() error { _, err := f.Do(t.Context(), f.code, game.Press{Player: ids[1], Round: 1}); return err },
+	} {
 		wg.Go(func() {
-			if _, err := f.Do(t.Context(), f.code, c); err == nil || !strings.Contains(err.Error(), "disk is full") {
-				t.Errorf("%+v: %v", c, err)
+			if err := do(); err == nil || !strings.Contains(err.Error(), "disk is full") {
+				t.Errorf("change %d: %v", i, err)
 			}
 		})
 		time.Sleep(5 * time.Millisecond)
@@ -340,4 +344,12 @@ func TestMemoryIsBounded(t *testing.T) {
 	if f.rooms["7"] != nil || len(f.rooms) != maxLoaded {
 		t.Errorf("%d rooms are in memory", len(f.rooms))
 	}
+	third, _, err := f.Create(t.Context(), game.PerTeam[string]{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = f.Use(t.Context(), third); err != nil {
+		t.Fatalf("nobody uses %s any more, but it stays in memory: %v", other, err)
+	}
+	r.Release()
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"bowl/internal/game"
+	"bowl/internal/session"
 )
 
 // browser keeps cookies and asks as our scripts do, unless plain is set: then as a browser that runs none.
@@ -152,11 +153,17 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 	forged := m.browser()
 	forged.cookies = []*http.Cookie{{Name: "bowl", Value: tamper(m.ann.cookies[0].Value)}}
+	unknown := m.browser() // signed, but by a server whose database has been restored to a moment before: other people are here
+	w := httptest.NewRecorder()
+	m.Sessions.Take(w, httptest.NewRequest("GET", "/", nil),
+		session.Seat{Room: strings.TrimPrefix(m.room, "/rooms/"), Player: "BBBBBBBBBB", Moderator: other.code})
+	unknown.cookies = w.Result().Cookies()
 	foreign := m.browser()
 	foreign.cookies = other.moderator.cookies
 	before := m.state(t)
 	for who, b := range map[string]*browser{
 		"a spectator": m.spectator, "a moderator of another room": elsewhere, "a forged cookie": forged, "a foreign cookie": foreign,
+		"somebody of a lost moment": unknown,
 	} {
 		if got := m.press(b, "1"); got != "403 not-player" {
 			t.Errorf("%s presses: %s", who, got)
