@@ -62,7 +62,7 @@ type Room struct {
 
 	// What follows belongs to the writer. Its head is ahead of the feed by what is not on the disk yet.
 	head  *game.State
-	stale bool // the head may have more than the disk: a transaction failed
+	stale bool // the head may not be what is on the disk
 }
 
 // Use gives a room and keeps it in memory until Release. It fails with ErrNoRoom and ErrBusy.
@@ -72,11 +72,8 @@ func (h *Hub) Use(ctx context.Context, code string) (*Room, error) {
 		return nil, err
 	}
 	if mine {
-		r.err = r.load(context.WithoutCancel(ctx)) // for the others, too, who wait for it
-		if r.err != nil {
-			h.mu.Lock()
-			delete(h.rooms, code)
-			h.mu.Unlock()
+		if r.err = r.load(context.WithoutCancel(ctx)); r.err != nil { // for the others, too, who wait for it
+			h.forget(r)
 		}
 		close(r.ready)
 	}
@@ -179,6 +176,7 @@ func (r *Room) Leave() { r.streams.Add(-1) }
 // Create makes a room. The moderator code is in no other place than the answer: the store has a hash of it.
 func (h *Hub) Create(ctx context.Context, teams game.PerTeam[string]) (code, moderatorCode string, err error) {
 	moderatorCode = random(moderatorLen)
+	var made string // a variable of its own: where ctx ends, the writer may still be at it
 	err = h.db.Write(ctx, func(tx *store.Tx) error {
 		now := h.now()
 		free, err := tx.MakeRoomFor(MaxRooms, now.Add(-quietDay))
@@ -189,8 +187,8 @@ func (h *Hub) Create(ctx context.Context, teams game.PerTeam[string]) (code, mod
 			return ErrBusy
 		}
 		for created := false; !created; {
-			code = random(codeLen)
-			if created, err = tx.CreateRoom(code, moderatorHash(code, moderatorCode)); err != nil {
+			made = random(codeLen)
+			if created, err = tx.CreateRoom(made, moderatorHash(made, moderatorCode)); err != nil {
 				return err
 			}
 		}
@@ -198,12 +196,12 @@ func (h *Hub) Create(ctx context.Context, teams game.PerTeam[string]) (code, mod
 		if err != nil {
 			return err
 		}
-		return tx.AppendEvent(code, encode(e))
+		return tx.AppendEvent(made, encode(e))
 	}, nil)
 	if err != nil {
 		return "", "", fmt.Errorf("create a room: %w", err)
 	}
-	return code, moderatorCode, nil
+	return made, moderatorCode, nil
 }
 
 // Join makes a player of the ticket, or gives the one that it has made.
@@ -235,7 +233,6 @@ func (h *Hub) Do(ctx context.Context, code string, c game.Command) (game.Event, 
 		}
 		stored = encode(e)
 		if err := tx.AppendEvent(code, stored); err != nil {
-			room.stale = true // another process has written to it, say
 			return err
 		}
 		room.head = &state
@@ -248,7 +245,7 @@ func (h *Hub) Do(ctx context.Context, code string, c game.Command) (game.Event, 
 		switch {
 		case err == nil && stored.Seq > 0:
 			room.publish(state, stored)
-		case err != nil && stored.Seq > 0:
+		case err != nil && stored.Seq > 0: // the transaction failed, or another process has written to the room
 			room.stale = true
 		}
 	})
@@ -258,7 +255,8 @@ func (h *Hub) Do(ctx context.Context, code string, c game.Command) (game.Event, 
 	return e, nil
 }
 
-// refresh brings the head back to what is on the disk after a transaction that failed.
+// refresh brings the head back to what is on the disk after something failed. A transaction begins with it, so there is
+// nothing of the room in tx that is not on the disk.
 func (r *Room) refresh(tx *store.Tx) error {
 	if !r.stale {
 		return nil
@@ -268,7 +266,7 @@ func (r *Room) refresh(tx *store.Tx) error {
 		return err
 	}
 	if state.Seq == 0 { // removed: it had been quiet for long, and its place was needed
-		r.hub.forget(r.Code)
+		r.hub.forget(r)
 		return ErrNoRoom
 	}
 	r.head, r.stale = &state, false
@@ -318,24 +316,44 @@ func (h *Hub) sweep(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	removed := 0
+	n := 0
 	for _, code := range codes {
-		err := h.db.Write(ctx, func(tx *store.Tx) error { return tx.RemoveRoom(code, since) }, func(err error) {
-			if err == nil {
-				h.forget(code)
-			}
-		})
+		removed, err := h.remove(ctx, code, since)
 		if err != nil {
-			return removed, err
+			return n, err
 		}
-		removed++
+		if removed {
+			n++
+		}
 	}
-	return removed, nil
+	return n, nil
 }
 
-// forget takes a room out of memory. Who is still in it sees nothing new.
-func (h *Hub) forget(code string) {
+// remove removes a room, unless something has happened there since a moment.
+func (h *Hub) remove(ctx context.Context, code string, since time.Time) (removed bool, err error) {
+	var done bool
+	err = h.db.Write(ctx, func(tx *store.Tx) (err error) {
+		done, err = tx.RemoveRoom(code, since)
+		return err
+	}, func(err error) {
+		if err != nil || !done {
+			return
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.rooms, code)
+	})
+	if err != nil {
+		return false, err
+	}
+	return done, nil
+}
+
+// forget takes a room out of memory that is not there, or no more. Who is still in it sees nothing new.
+func (h *Hub) forget(r *Room) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.rooms, code)
+	if h.rooms[r.Code] == r {
+		delete(h.rooms, r.Code)
+	}
 }

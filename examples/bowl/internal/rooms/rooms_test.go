@@ -278,7 +278,18 @@ func TestQuietRoomsGo(t *testing.T) {
 	if n, err := f.sweep(t.Context()); n != 0 || err != nil {
 		t.Fatalf("%d rooms removed, %v", n, err)
 	}
-	now = now.Add(Quiet - time.Hour) // the old one had its last event two hours before
+	watched := f.use(t)
+	if removed, err := f.remove(t.Context(), old, now.Add(-3*time.Hour)); removed || err != nil { // found quiet a moment too early
+		t.Fatalf("removed %v, %v", removed, err)
+	}
+	f.do(t, game.Skip{Round: 1})
+	if got := watched.State().Now.Phase; got != game.Waiting {
+		t.Errorf("who watches the room sees it %s", got)
+	}
+	now = now.Add(Quiet + time.Hour)
+	if _, err := f.Do(t.Context(), quiet, game.Open{Question: 1}); err != nil {
+		t.Fatal(err)
+	}
 	if n, err := f.sweep(t.Context()); n != 1 || err != nil {
 		t.Fatalf("%d rooms removed, %v", n, err)
 	}

@@ -72,10 +72,10 @@ func (tx *Tx) AppendEvent(room string, e Event) error {
 	return nil
 }
 
-// RemoveRoom removes a room and its events, unless something has happened there since a moment.
-func (tx *Tx) RemoveRoom(code string, since time.Time) error {
-	_, err := tx.exec("DELETE FROM room WHERE code = ? AND code IN ("+quietest+")", code, since.UnixMilli())
-	return err // the events go with it (ON DELETE CASCADE)
+// RemoveRoom removes a room and its events, and says false where something has happened there since a moment.
+func (tx *Tx) RemoveRoom(code string, since time.Time) (bool, error) {
+	n, err := tx.exec("DELETE FROM room WHERE code = ? AND code IN ("+quietest+")", code, since.UnixMilli())
+	return n == 1, err // the events go with it (ON DELETE CASCADE)
 }
 
 // QuietRooms are the codes of the rooms in which nothing happened since a moment.

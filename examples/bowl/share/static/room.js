@@ -17,14 +17,19 @@ function set(e, text) {
   if (e && e.textContent !== String(text)) e.textContent = text;
 }
 
+// A button that is of no use now keeps the focus and can be read, so it is not disabled.
+const use = (button, useful) => button.setAttribute("aria-disabled", String(!useful));
+const useful = (button) => button.getAttribute("aria-disabled") !== "true";
+
 function playerItem(p) {
   const li = element("li", "", "");
   li.dataset.player = p.id;
   if (p.id === page.me) li.className = "me";
-  li.append(element("span", "name", p.name), " ", element("span", "points", p.points));
+  li.append(element("span", "name", p.name), " ", element("span", "points", p.points), element("span", "unseen", " points"));
   if (page.role === "moderator") {
     const remove = element("button", "remove", "×");
-    Object.assign(remove, { name: "remove", value: p.id, ariaLabel: `Remove ${p.name}` });
+    Object.assign(remove, { name: "remove", value: p.id });
+    remove.setAttribute("aria-label", `Remove ${p.name}`);
     remove.setAttribute("form", "controls");
     remove.dataset.player = p.id;
     li.append(" ", remove);
@@ -60,11 +65,13 @@ function showBuzzes(before) {
 
 function showControls({ phase, question, round, undo }) {
   const open = phase === "armed" || phase === "answering";
-  const useful = {
+  const uses = {
     open: phase === "waiting", right: phase === "answering", wrong: phase === "answering",
     rearm: open, skip: open, undo: undo > 0, end: phase === "waiting", reopen: phase === "over",
   };
-  for (const [id, use] of Object.entries(useful)) $(id).ariaDisabled = String(!use);
+  for (const [id, now] of Object.entries(uses)) use($(id), now);
+  $("end").hidden = phase === "over";
+  $("reopen").hidden = phase !== "over";
   set($("open"), `Open question ${question + 1}`);
   Object.assign($("controls").elements.question, { value: question + 1 });
   Object.assign($("controls").elements.round, { value: round });
@@ -91,7 +98,7 @@ function showBuzzer(before) {
   const { phase, round, locked } = state.now;
   const pressed = state.buzzes.some((b) => b.player === me.id);
   const may = (phase === "armed" || phase === "answering") && !locked[me.team] && !pressed;
-  $("buzz").ariaDisabled = String(!may);
+  use($("buzz"), may);
   if (!before || before.now.round === round) return;
   set($("answer"), locked[me.team] ? "Your team has answered this question." : "Press!");
 }
@@ -154,9 +161,9 @@ function startBuzzer() {
 async function moderate(e) {
   e.preventDefault();
   const button = e.submitter;
-  if (!button || button.ariaDisabled === "true") return;
+  if (!button || !useful(button)) return;
   if (button.id === "end" && !confirm("End the match?")) return;
-  if (button.name === "remove" && !confirm(`${button.ariaLabel}?`)) return;
+  if (button.name === "remove" && !confirm(`${button.getAttribute("aria-label")}?`)) return;
   const fields = new FormData(e.target, button);
   set($("notice"), "");
   const answer = await send(e.target.action, fields);
