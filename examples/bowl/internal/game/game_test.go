@@ -2,6 +2,7 @@ package game
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -38,7 +39,11 @@ func (m *match) do(t *testing.T, c Command) string {
 		t.Fatalf("%+v changed the state that it was given:\n%s\n%s", c, before, after)
 	}
 	if err != nil {
-		return err.(*Refusal).Code
+		refusal, ok := errors.AsType[*Refusal](err)
+		if !ok {
+			t.Fatal(err)
+		}
+		return refusal.Code
 	}
 	m.state = next
 	if e.Seq == 0 {

@@ -99,8 +99,9 @@ function showBuzzer(before) {
   const pressed = state.buzzes.some((b) => b.player === me.id);
   const may = (phase === "armed" || phase === "answering") && !locked[me.team] && !pressed;
   use($("buzz"), may);
-  if (!before || before.now.round === round) return;
-  set($("answer"), locked[me.team] ? "Your team has answered this question." : "Press!");
+  if (!before) return;
+  if (before.now.round !== round) set($("answer"), locked[me.team] ? "Your team has answered this question." : "Press!");
+  else if (phase !== before.now.phase && (phase === "waiting" || phase === "over")) set($("answer"), "");
 }
 
 function link(live, version) {
@@ -142,17 +143,18 @@ function startBuzzer() {
     touched = true;
     press();
   });
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => setTimeout(() => { touched = false; }, 300));
+  }
   button.addEventListener("click", (e) => {
     e.preventDefault();
-    if (!touched) press(); // by the keyboard, or by assistive technology
-    touched = false;
+    if (!touched) press(); // by assistive technology
   });
-  document.addEventListener("pointercancel", () => { touched = false; });
-  document.addEventListener("keydown", (e) => {
-    if (e.key !== " " && e.key !== "Enter" || e.repeat || e.ctrlKey || e.altKey || e.metaKey) return;
-    if (e.target.closest("input, button, a, summary")) return;
-    e.preventDefault();
-    press();
+  document.addEventListener("keydown", (e) => { // when a key goes down; a button alone would wait until it comes up
+    if (e.key !== " " && e.key !== "Enter" || e.ctrlKey || e.altKey || e.metaKey) return;
+    if (e.target !== button && e.target.closest("input, button, a, summary")) return;
+    e.preventDefault(); // also where a key is held: it must not press in the round that comes
+    if (!e.repeat) press();
   });
 }
 
