@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -119,6 +120,42 @@ func TestResume(t *testing.T) {
 		if ids, events := all(t, f.use(t).Read("")); len(events) != 1 || events[0] != "state" || ids[0] != every[len(every)-1] {
 			t.Errorf("%s, from now on: %v %v, want a state", how, events, ids)
 		}
+	}
+}
+
+// A database that was restored to an earlier moment and has gone on from there: who comes back from the lost history gets
+// the whole state, though there is an event with the number of the last one that was seen.
+func TestRestored(t *testing.T) {
+	f := newFixture(t)
+	f.do(t, game.Open{Question: 1})
+	f.rounds(t, 3)
+	before, _ := all(t, f.use(t).Read("1"))
+	if err := f.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	replica, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.reopen(t)
+	f.rounds(t, 2)
+	lost, _ := all(t, f.use(t).Read("1"))
+	if err := f.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.path, replica, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen(t)
+	if _, events := all(t, f.use(t).Read(lost[len(lost)-1])); !slices.Equal(events, []string{"reset"}) {
+		t.Errorf("from after the end: %v", events)
+	}
+	f.rounds(t, 4)
+	if _, events := all(t, f.use(t).Read(lost[len(lost)-1])); !slices.Equal(events, []string{"reset"}) {
+		t.Errorf("from a lost event: %v", events)
+	}
+	if ids, events := all(t, f.use(t).Read(before[len(before)-1])); len(ids) != 4 || events[0] != "event" {
+		t.Errorf("from an event before the restore: %v %v", ids, events)
 	}
 }
 

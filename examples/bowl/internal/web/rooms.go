@@ -67,12 +67,7 @@ func (h *Handler) findRoom(w http.ResponseWriter, r *http.Request) {
 // inRoom finds the room of the address and reads the form, if there is one.
 func (h *Handler) inRoom(f func(http.ResponseWriter, *http.Request, *rooms.Room)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		asked := r.PathValue("code")
-		code := rooms.Clean(asked)
-		if code != "" && code != asked && r.Method == http.MethodGet {
-			http.Redirect(w, r, "/rooms/"+code, http.StatusSeeOther)
-			return
-		}
+		code := rooms.Clean(r.PathValue("code"))
 		if code == "" {
 			h.failInRoom(w, r, "find a room", rooms.ErrNoRoom)
 			return
@@ -104,6 +99,10 @@ func (h *Handler) role(r *http.Request, room *rooms.Room) (string, session.Seat)
 }
 
 func (h *Handler) roomPage(w http.ResponseWriter, r *http.Request, room *rooms.Room) {
+	if r.PathValue("code") != room.Code { // written by hand
+		http.Redirect(w, r, "/rooms/"+room.Code, http.StatusSeeOther)
+		return
+	}
 	if wantsJSON(r) {
 		writeJSON(w, http.StatusOK, room.State())
 		return

