@@ -107,9 +107,9 @@ func (h *Handler) roomPage(w http.ResponseWriter, r *http.Request, room *rooms.R
 		writeJSON(w, http.StatusOK, room.State())
 		return
 	}
-	v := roomView{Version: h.Version, Code: room.Code, MaxName: maxName, State: room.State()}
-	var seat session.Seat
-	switch v.Role, seat = h.role(r, room); v.Role {
+	role, seat := h.role(r, room)
+	v := roomView{Version: h.Version, Code: room.Code, Role: role, MaxName: maxName, State: room.State()}
+	switch role {
 	case moderator:
 		v.ModeratorCode = seat.Moderator
 	case player:

@@ -304,7 +304,7 @@ func TestWithoutScript(t *testing.T) {
 	for _, want := range []string{
 		`data-role="player"`, `data-phase="answering"`, `<h2 id="question">Question 2</h2>`, `Ben has the floor (&lt;i&gt;Foxes).`,
 		`<p class="score" aria-label="Score of Owls">0</p>`, `<p class="score" aria-label="Score of &lt;i&gt;Foxes">4</p>`,
-		`<span class="name">&lt;b&gt;Cy</span> <span class="points">4</span>`, `data-player="` + m.benID + `" data-place="1"`,
+		`<span class="seat">B2</span> <span class="name">&lt;b&gt;Cy</span> <span class="points">4</span>`, `data-player="` + m.benID + `" data-place="1"`,
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %s", want)
@@ -312,6 +312,27 @@ func TestWithoutScript(t *testing.T) {
 	}
 	if strings.Contains(page, m.code) || !strings.Contains(m.moderator.ask("GET", m.room, nil).Body.String(), m.code) {
 		t.Error("the moderator code is for the moderator alone")
+	}
+}
+
+func TestWhatAPageSays(t *testing.T) {
+	ann := game.Player{ID: "P", Name: "Ann", Team: game.B}
+	for _, c := range []struct {
+		now         game.Now
+		title, says string
+	}{
+		{game.Now{Phase: game.Waiting}, "No question yet", "Waiting for the next question."},
+		{game.Now{Phase: game.Armed, Question: 2}, "Question 2", "Buzzers are open."},
+		{game.Now{Phase: game.Armed, Question: 2, Locked: game.PerTeam[bool]{B: true}}, "Question 2", "Buzzers are open for the other team."},
+		{game.Now{Phase: game.Answering, Question: 2, Floor: "P"}, "Question 2", "Ann has the floor (Foxes)."},
+		{game.Now{Phase: game.Over, Scores: game.PerTeam[int]{A: 4}}, "The match is over", "Owls wins."},
+		{game.Now{Phase: game.Over, Scores: game.PerTeam[int]{B: 4}}, "The match is over", "Foxes wins."},
+		{game.Now{Phase: game.Over}, "The match is over", "A draw."},
+	} {
+		v := roomView{State: game.State{Teams: game.PerTeam[string]{A: "Owls", B: "Foxes"}, Now: c.now, Players: []game.Player{ann}}}
+		if v.Title() != c.title || v.Says() != c.says {
+			t.Errorf("%+v: %q, %q", c.now, v.Title(), v.Says())
+		}
 	}
 }
 

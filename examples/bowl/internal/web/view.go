@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"strings"
 
 	"bowl/internal/game"
 )
@@ -39,6 +40,11 @@ func (v roomView) Sides() []teamView {
 		sides = append(sides, side)
 	}
 	return sides
+}
+
+// Seat is how a moderator calls a player: B2 is the second of team B.
+func (v roomView) Seat(p game.Player) string {
+	return fmt.Sprint(strings.ToUpper(string(p.Team)), p.Seat)
 }
 
 // Open says whether presses are taken.

@@ -25,7 +25,10 @@ function playerItem(p) {
   const li = element("li", "", "");
   li.dataset.player = p.id;
   if (p.id === page.me) li.className = "me";
-  li.append(element("span", "name", p.name), " ", element("span", "points", p.points), element("span", "unseen", " points"));
+  li.append(
+    element("span", "seat", p.team.toUpperCase() + p.seat), " ", element("span", "name", p.name), " ",
+    element("span", "points", p.points), element("span", "unseen", " points"),
+  );
   if (page.role === "moderator") {
     const remove = element("button", "remove", "×");
     Object.assign(remove, { name: "remove", value: p.id });
