@@ -156,7 +156,7 @@ func fold(read func(after int64) ([]store.Event, error)) (game.State, []frame, e
 // State is the room as it is on the disk.
 func (r *Room) State() game.State { return r.feed.Load().state }
 
-// Moderator says whether this is the room's moderator code.
+// Moderator says whether this is the room's moderator code, however it is written.
 func (r *Room) Moderator(code string) bool {
 	return subtle.ConstantTimeCompare(moderatorHash(r.Code, clean(code)), r.moderator) == 1
 }

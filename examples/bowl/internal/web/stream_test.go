@@ -23,6 +23,16 @@ type received struct {
 	at       time.Time
 }
 
+// serve starts a server that at the end of the test stops, whatever streams are open.
+func serve(t testing.TB, server *httptest.Server) *httptest.Server {
+	server.Start()
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server
+}
+
 // streamOf opens a stream of a room. The channel is closed when the stream ends.
 func streamOf(t testing.TB, server *httptest.Server, room, lastID string) (events <-chan received, leave func()) {
 	t.Helper()
@@ -90,8 +100,7 @@ func expect(t *testing.T, events <-chan received, want ...string) (last received
 
 func TestRoomStream(t *testing.T) {
 	m := newMatch(t)
-	server := httptest.NewServer(m.app)
-	defer server.Close()
+	server := serve(t, httptest.NewUnstartedServer(m.app))
 	events, leave := streamOf(t, server, m.room, "")
 	expect(t, events, "hello", "state")
 	m.moderate("open", "question", "1")
@@ -111,14 +120,17 @@ func TestRoomStream(t *testing.T) {
 	restored, _ := streamOf(t, server, m.room, "99-00000000")
 	expect(t, restored, "hello", "reset")
 
-	before := time.Now()
 	close(m.ending)
-	for range events {
-	}
-	for range restored {
-	}
-	if took := time.Since(before); took > time.Second {
-		t.Errorf("the streams took %v to end", took)
+	deadline := time.After(time.Second)
+	for _, stream := range []<-chan received{events, restored} {
+		select {
+		case e, open := <-stream:
+			if open {
+				t.Errorf("%+v came at the end", e)
+			}
+		case <-deadline:
+			t.Fatal("a stream goes on while the app ends")
+		}
 	}
 }
 
@@ -129,9 +141,7 @@ func TestSlowVisitorIsDropped(t *testing.T) {
 	m.moderate("open", "question", "1")
 	server := httptest.NewUnstartedServer(m.app)
 	server.Listener = smallBuffers{server.Listener}
-	server.Start()
-	defer server.Close()
-	defer close(m.ending)
+	serve(t, server)
 	quick, _ := streamOf(t, server, m.room, "")
 	expect(t, quick, "hello", "state")
 
@@ -192,9 +202,7 @@ func TestStreamsOfRoomsAreBounded(t *testing.T) {
 func BenchmarkPressToEvent(b *testing.B) {
 	const roomsN, streams, players, pause = 5, 20, 40, 5 * time.Millisecond
 	a := newApp(b, nil)
-	server := httptest.NewServer(a)
-	defer server.Close()
-	defer close(a.ending)
+	server := serve(b, httptest.NewUnstartedServer(a))
 	type room struct {
 		path      string
 		moderator *browser

@@ -54,15 +54,16 @@ function showTeam(side) {
 
 function buzzItem(b) {
   const li = element("li", "", "");
-  Object.assign(li.dataset, { player: b.player, place: b.place, team: b.team });
+  Object.assign(li.dataset, { player: b.player, place: b.place, round: b.round, team: b.team });
   const behind = b.place === 1 ? "first" : `+${b.behind_ms.toFixed(1)} ms`;
   li.append(element("span", "number", b.place), " ", element("span", "name", b.name), " ", element("span", "behind", behind));
   return li;
 }
 
-function showBuzzes(before) {
+function showBuzzes() {
   const list = $("buzzes");
-  if (!before || before.now.round !== state.now.round || state.buzzes.length < list.children.length) list.replaceChildren();
+  const shown = ({ dataset }, i) => dataset.player === state.buzzes[i]?.player && Number(dataset.round) === state.buzzes[i].round;
+  if (![...list.children].every(shown)) list.replaceChildren();
   for (const b of state.buzzes.slice(list.children.length)) list.append(buzzItem(b));
 }
 
@@ -89,7 +90,7 @@ function show(next) {
   set($("question"), title(now));
   set($("floor"), says(state));
   $("floor").classList.toggle("mine", now.floor !== "" && now.floor === page.me);
-  showBuzzes(before);
+  showBuzzes();
   if (page.role === "moderator") showControls(now);
   if (page.role === "player") showBuzzer(before);
   Object.assign(page, { phase: now.phase, round: now.round, seq: state.seq }); // last: who waits for it finds the rest done
