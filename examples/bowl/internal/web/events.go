@@ -62,8 +62,15 @@ func (s *stream) send(parts ...[]byte) error {
 			return err
 		}
 	}
-	return s.out.Flush()
+	if err := s.out.Flush(); err != nil {
+		return err
+	}
+	_ = s.out.SetWriteDeadline(time.Time{}) // over HTTP/2 it would end an idle stream
+	return nil
 }
+
+// end bounds what the server itself writes at the end of the answer.
+func (s *stream) end() { _ = s.out.SetWriteDeadline(time.Now().Add(s.within)) }
 
 // events streams presses. An event's id is the press's place: a browser that comes back sends the last one it saw and
 // misses nothing that the board remembers.
@@ -82,6 +89,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	defer s.end()
 	var buf bytes.Buffer
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
@@ -130,6 +138,7 @@ func (h *Handler) roomEvents(w http.ResponseWriter, r *http.Request, room *rooms
 	if err != nil {
 		return
 	}
+	defer s.end()
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {

@@ -43,7 +43,7 @@ func streamOf(t testing.TB, server *httptest.Server, room, lastID string) (event
 	if lastID != "" {
 		r.Header.Set("Last-Event-ID", lastID)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := server.Client().Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +132,23 @@ func TestRoomStream(t *testing.T) {
 			t.Fatal("a stream goes on while the app ends")
 		}
 	}
+}
+
+// Over HTTP/2, a deadline that passes ends the stream, also where nothing is being written.
+func TestIdleStreamStays(t *testing.T) {
+	m := newMatch(t)
+	m.writeWithin = 100 * time.Millisecond
+	server := httptest.NewUnstartedServer(m.app)
+	server.EnableHTTP2 = true
+	server.Config.WriteTimeout = 150 * time.Millisecond
+	server.StartTLS()
+	defer server.Close()
+	defer server.CloseClientConnections()
+	events, _ := streamOf(t, server, m.room, "")
+	expect(t, events, "hello", "state")
+	time.Sleep(300 * time.Millisecond)
+	m.moderate("open", "question", "1")
+	expect(t, events, "opened")
 }
 
 // A visitor who takes nothing is dropped, and the others see everything at once all the time.
