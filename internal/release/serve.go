@@ -22,6 +22,7 @@ func (h *Host) Serve(ctx context.Context, in io.Reader, out io.Writer, build str
 	defer s.background.Wait()
 	for ctx.Err() == nil {
 		req, err := s.next(ctx)
+		s.answered = false
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -98,7 +99,6 @@ func (s *session) fail(err error) {
 }
 
 func (s *session) serve(ctx context.Context, req protocol.Request) error {
-	s.answered = false
 	if app := appOf(req); req.Hello == nil && app != s.app {
 		return &CodedError{protocol.CodeProtocol, fmt.Errorf("this session is about %q, the request about %q", s.app, app)}
 	}
@@ -123,6 +123,9 @@ func (s *session) serve(ctx context.Context, req protocol.Request) error {
 	case req.Releases != nil:
 		all, err := s.host.Releases(ctx, s.app)
 		return s.done(protocol.Event{Releases: &all}, err)
+	case req.Data != nil:
+		d, err := s.host.Data(ctx, s.app)
+		return s.done(protocol.Event{Data: &d}, err)
 	case req.Recover != nil:
 		done, err := s.host.Recover(ctx, s.app, Online)
 		return s.done(protocol.Event{Recovered: &protocol.Recovered{Done: done}}, err)
@@ -151,6 +154,8 @@ func appOf(req protocol.Request) string {
 		return req.Status.App
 	case req.Releases != nil:
 		return req.Releases.App
+	case req.Data != nil:
+		return req.Data.App
 	case req.Recover != nil:
 		return req.Recover.App
 	case req.Forget != nil:
