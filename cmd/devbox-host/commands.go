@@ -98,6 +98,18 @@ func printStatus(out io.Writer, st protocol.Status) error {
 	return w.Flush()
 }
 
+// data prints what the running release's own check says of the app's data.
+func data(ctx context.Context, host *release.Host, args []string, out io.Writer) error {
+	if len(args) != 1 {
+		return wrong("data takes one APP")
+	}
+	d, err := host.Data(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(d)
+}
+
 func recoverApps(ctx context.Context, host *release.Host, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("recover", flag.ContinueOnError)
 	boot := fs.Bool("boot", false, "")

@@ -25,6 +25,7 @@ const usage = `devbox-host is devbox's side on a host; it runs as root.
 
   devbox-host serve                      talk to a devbox client on stdin and stdout
   devbox-host status [--json] [APP]      what runs
+  devbox-host data APP                   what the app's own check says of its data, as JSON
   devbox-host recover [--boot] [APP]     undo or finish what was interrupted, start what is down
   devbox-host forget APP                 take an app off; its own data stays
   devbox-host logs APP [UNIT] [-f] [--lines N] [--cursor C] [--json]
@@ -101,7 +102,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	case "version", "--version":
 		_, err := fmt.Fprintln(out, version)
 		return err
-	case "serve", "status", "recover", "forget", "logs", "secret", "facts":
+	case "serve", "status", "data", "recover", "forget", "logs", "secret", "facts":
 	default:
 		return wrong("there is no command %q", command)
 	}
@@ -131,6 +132,8 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		return host.Serve(ctx, in, out, version)
 	case "status":
 		return status(ctx, host, args, out)
+	case "data":
+		return data(ctx, host, args, out)
 	case "recover":
 		return recoverApps(ctx, host, args, out)
 	default:

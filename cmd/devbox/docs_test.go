@@ -131,7 +131,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		"`devbox doctor`": {finding{}},
 		"`devbox check`":  {image.Problem{}},
 		"`devbox secret`": {secretReport{}},
-		"`devbox status`": {report{}, machineReport{}, deploy.Forward{}, protocol.Status{}, protocol.Release{}, protocol.UnitStatus{},
+		"`devbox status`": {report{}, machineReport{}, deploy.Forward{}, protocol.Status{}, protocol.Release{}, protocol.State{}, protocol.Data{}, protocol.UnitStatus{},
 			deploy.Summary{}, facts.Updates{}, facts.Disk{}, facts.Certificate{}, facts.Unknown{}},
 		"`devbox diff`": {deploy.Diff{}, drift.Names{}, drift.Difference{}},
 	} {

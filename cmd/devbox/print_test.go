@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,6 +220,34 @@ func TestAgo(t *testing.T) {
 	} {
 		if got := ago(time.Now().Add(-d)); got != want {
 			t.Errorf("%v ago is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestDataLines(t *testing.T) {
+	now := time.Date(2026, 11, 24, 8, 0, 14, 0, time.UTC)
+	three := int64(3)
+	for _, tt := range []struct {
+		in   protocol.Data
+		want []string
+	}{
+		{protocol.Data{Integrity: "ok", Schema: &three, Rows: map[string]int64{"press": 12_030, "room": 4}, Newest: now.Add(-14 * time.Second)},
+			[]string{"data     12,034 rows in 2 tables, schema 3, newest change 14s ago, integrity ok"}},
+		{protocol.Data{Rows: map[string]int64{"press": 1}}, []string{"data     1 row in 1 table"}},
+		{protocol.Data{Rows: map[string]int64{"press": 1_234_567}}, []string{"data     1,234,567 rows in 1 table"}},
+		{protocol.Data{Schema: new(int64), Integrity: "torn", Problem: "integrity: torn", Log: []string{"page 7"}},
+			[]string{"data     schema 0", "problem  with the data: integrity: torn", "         page 7"}},
+		{protocol.Data{}, []string{"data     its check says nothing of it"}},
+	} {
+		if got := dataLines(&tt.in, now); !slices.Equal(got, tt.want) {
+			t.Errorf("got  %q\nwant %q", got, tt.want)
+		}
+	}
+	// Data that is not well makes all of it not well.
+	runs := protocol.Status{Current: &protocol.Release{ID: "r1"}}
+	for problem, well := range map[string]bool{"": true, "integrity: torn": false} {
+		if r := (report{Host: &runs, Data: &protocol.Data{Problem: problem}}); r.well() != well {
+			t.Errorf("with %q: well is %v", problem, r.well())
 		}
 	}
 }

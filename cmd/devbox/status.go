@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"devbox/internal/deploy"
@@ -37,6 +38,7 @@ type report struct {
 	Machine *machineReport   `json:"machine,omitempty"` // not of a target
 	Ports   []deploy.Forward `json:"ports,omitempty"`
 	Host    *protocol.Status `json:"host,omitempty"`
+	Data    *protocol.Data   `json:"data,omitempty"`    // of an app that has a check of it
 	Summary *deploy.Summary  `json:"summary,omitempty"` // of a target only
 	Problem string           `json:"problem,omitempty"`
 }
@@ -83,7 +85,7 @@ func (r report) well() bool {
 			well = well && u.Problem == ""
 		}
 	}
-	return well
+	return well && (r.Data == nil || r.Data.Problem == "")
 }
 
 func (a *app) targetStatus(ctx context.Context, name string) error {
@@ -147,6 +149,15 @@ func (a *app) askApp(ctx context.Context, h *deploy.Host, r *report) {
 		return
 	}
 	r.Host = &s
+	if s.Current == nil || len(s.Current.Settings.State.Check) == 0 {
+		return
+	}
+	d, err := h.Data(ctx, h.App())
+	if err != nil {
+		r.Problem = err.Error()
+		return
+	}
+	r.Data = &d
 }
 
 func (a *app) printStatus(r report) {
@@ -168,6 +179,11 @@ func (a *app) printStatus(r report) {
 func (a *app) printApp(r report, cure string) {
 	if r.Host != nil {
 		a.printHost(r.Host)
+	}
+	if r.Data != nil {
+		for _, line := range dataLines(r.Data, time.Now()) {
+			a.ui.Result("%s", line)
+		}
 	}
 	if r.Summary != nil {
 		for _, line := range summaryLines(r.Summary, r.Target, time.Now()) {
@@ -220,6 +236,53 @@ func (a *app) printHost(s *protocol.Status) {
 	}
 }
 
+// dataLines is what there is to say of what the app has stored.
+func dataLines(d *protocol.Data, now time.Time) []string {
+	var parts []string
+	if len(d.Rows) > 0 {
+		var n int64
+		for _, rows := range d.Rows {
+			n += rows
+		}
+		parts = append(parts, counted(n, "row")+" in "+counted(int64(len(d.Rows)), "table"))
+	}
+	if d.Schema != nil {
+		parts = append(parts, fmt.Sprintf("schema %d", *d.Schema))
+	}
+	if !d.Newest.IsZero() {
+		parts = append(parts, "newest change "+lasted(now.Sub(d.Newest))+" ago")
+	}
+	if d.Integrity == "ok" {
+		parts = append(parts, "integrity ok")
+	}
+	var lines []string
+	if len(parts) > 0 {
+		lines = append(lines, "data     "+strings.Join(parts, ", "))
+	}
+	if d.Problem != "" {
+		lines = append(lines, "problem  with the data: "+d.Problem)
+		for _, l := range d.Log {
+			lines = append(lines, "         "+l)
+		}
+	}
+	if len(lines) == 0 {
+		lines = append(lines, "data     its check says nothing of it")
+	}
+	return lines
+}
+
+// counted is a number of things, its thousands apart: "12,034 rows".
+func counted(n int64, thing string) string {
+	text := fmt.Sprint(n)
+	for at := len(text) - 3; at > 0; at -= 3 {
+		text = text[:at] + "," + text[at:]
+	}
+	if n != 1 {
+		thing += "s"
+	}
+	return text + " " + thing
+}
+
 func short(digest string) string { return digest[:min(12, len(digest))] }
 
 func note(s string) string {
@@ -230,8 +293,10 @@ func note(s string) string {
 }
 
 // ago is how long ago t was, as people say it.
-func ago(t time.Time) string {
-	d := time.Since(t)
+func ago(t time.Time) string { return lasted(time.Since(t)) }
+
+// lasted is how long something takes or took, as people say it.
+func lasted(d time.Duration) string {
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))

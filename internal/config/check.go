@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 var (
@@ -45,6 +46,7 @@ func check(c *Config, d *decoder) {
 	checkMachine(c, d)
 	checkEnv(c, d, "env", c.Env)
 	checkHealth(d, "health", c.Health)
+	checkState(d, c.State)
 	checkTargets(c, d)
 }
 
@@ -273,6 +275,22 @@ func checkHealth(d *decoder, at string, h Health) {
 	u, err := url.Parse(h.URL)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
 		d.wrong(at+".url", fmt.Sprintf("%q is not an address", h.URL), "write one that the host itself can fetch, such as http://127.0.0.1:8080/healthz")
+	}
+}
+
+func checkState(d *decoder, s State) {
+	if d.written("state.check") && len(s.Check) == 0 && !d.unread["state.check"] {
+		d.wrong("state.check", "an empty list", "name a program of the image and its arguments, or remove the line")
+	}
+	for i, arg := range s.Check {
+		field := fmt.Sprintf("state.check[%d]", i)
+		switch {
+		case d.unread[field]:
+		case i == 0 && (!path.IsAbs(arg) || path.Clean(arg) != arg || arg == "/"):
+			d.wrong(field, fmt.Sprintf("%q is not the path of a program in the image", arg), "write its absolute path there, such as /usr/bin/"+base(arg, "app"))
+		case strings.ContainsFunc(arg, unicode.IsControl):
+			d.wrong(field, "an argument with line breaks or control characters", "have the program of the image know it")
+		}
 	}
 }
 

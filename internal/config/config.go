@@ -64,6 +64,9 @@ type Config struct {
 	// enough that all its units come up and stay up.
 	Health Health `yaml:"health"`
 
+	// What devbox is to know of the data that the app stores.
+	State State `yaml:"state"`
+
 	// Servers that the app is deployed to, each by a name of your own: `devbox
 	// deploy prod` deploys to `prod`. No server is named dev, which is what
 	// devbox calls the dev machine.
@@ -194,6 +197,13 @@ type Health struct {
 
 	// How long the units and the check may take, together. At most 10m.
 	Deadline Duration `yaml:"deadline" jsonschema:"default=10s"`
+}
+
+// State is what devbox is to know of the data that the app stores.
+type State struct {
+	// A program of the image and its arguments, which prints what there is to
+	// say of the data as one JSON object.
+	Check []string `yaml:"check"`
 }
 
 // Target is a server that the app is deployed to.

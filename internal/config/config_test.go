@@ -62,6 +62,8 @@ targets:
     keep: 9
     signing_key: ~/.ssh/id_ed25519.pub
   spare: {host: spare}
+state:
+  check: [/usr/bin/bowl, check, "010"]
 deploy_user: ops
 `
 
@@ -138,6 +140,7 @@ func TestLoadEveryField(t *testing.T) {
 				Health: Health{URL: "http://127.0.0.1:8080/healthz", Deadline: Duration(90 * time.Second)}, // the dev machine's
 			},
 		},
+		State:      State{Check: []string{"/usr/bin/bowl", "check", "010"}},
 		DeployUser: "ops",
 	}
 	if !reflect.DeepEqual(got, want) {

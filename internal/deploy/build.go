@@ -98,12 +98,20 @@ func (p *Project) stageChecked(ctx context.Context, built, arch string) (*image.
 	if err != nil {
 		return nil, nil, err
 	}
-	found := tree.Check(ctx, image.CheckOptions{Name: p.Config.Name, Arch: arch})
+	found := tree.Check(ctx, p.checkOptions(arch))
 	serious := slices.DeleteFunc(slices.Clone(found), func(x image.Problem) bool { return x.Warning })
 	if len(serious) > 0 {
 		return nil, nil, Problems(serious)
 	}
 	return tree, found, nil
+}
+
+func (p *Project) checkOptions(arch string) image.CheckOptions {
+	o := image.CheckOptions{Name: p.Config.Name, Arch: arch}
+	if len(p.Config.State.Check) > 0 {
+		o.StateCheck = p.Config.State.Check[0]
+	}
+	return o
 }
 
 // runBuild runs the user's build command into an empty stage and returns that

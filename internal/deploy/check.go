@@ -86,7 +86,7 @@ func (p *Project) Check(ctx context.Context, arch string) (found []image.Problem
 	if err != nil {
 		return nil, false, err
 	}
-	found = tree.Check(ctx, image.CheckOptions{Name: p.Config.Name, Arch: arch})
+	found = tree.Check(ctx, p.checkOptions(arch))
 	more, err := image.Verify(ctx, tree)
 	if errors.Is(err, image.ErrNoVerify) {
 		return found, false, nil

@@ -25,6 +25,8 @@ func TestSettingsThatAHostRefuses(t *testing.T) {
 		{"an app beside of the same name", "machine: {beside: [../second]}\n", "are both called shop"},
 		{"an app beside itself", "machine: {beside: [.]}\n", "does not run beside itself"},
 		{"an app beside that is not there", "machine: {beside: [../third]}\n", "../third/devbox.yaml does not exist"},
+		{"a check without end", "state: {check: [/bin/x" + strings.Repeat(", y", 64) + "]}\n", "state: check has 65 words"},
+		{"a check by its name alone", "state: {check: [x]}\n", "devbox.yaml:4:17: state.check[0]: "},
 		{"a value that fills the file", "env: {shop.service: {X: " + strings.Repeat("x", 33<<10) + "}}\n", "env of shop.service: X: value of 33792 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -61,10 +61,12 @@ func TestSettingsReachTheHost(t *testing.T) {
 		Image:  config.Image{Profile: "strict"},
 		Env:    env,
 		Health: config.Health{URL: "http://localhost/healthz", Command: "test -e /ready", Deadline: config.Duration(4 * time.Second)},
+		State:  config.State{Check: []string{"/bin/x"}},
 	}}
 	for slow, deadline := range map[bool]time.Duration{false: 4 * time.Second, true: 48 * time.Second} {
 		want := protocol.Settings{Profile: "strict", Env: env,
-			Health: protocol.Health{URL: "http://localhost/healthz", Command: "test -e /ready", Deadline: deadline}}
+			Health: protocol.Health{URL: "http://localhost/healthz", Command: "test -e /ready", Deadline: deadline},
+			State:  protocol.State{Check: []string{"/bin/x"}}}
 		if got := p.settings(slow); !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

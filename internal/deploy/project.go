@@ -88,7 +88,12 @@ func (p *Project) settings(slow bool) protocol.Settings {
 		Profile: c.Image.Profile,
 		Env:     c.Env,
 		Health:  health(c.Health, p.deadline(slow)),
+		State:   p.state(),
 	}
+}
+
+func (p *Project) state() protocol.State {
+	return protocol.State{Check: p.Config.State.Check}
 }
 
 // deadline is how long a release may take to be healthy.

@@ -122,6 +122,17 @@ func (s *Session) Status(ctx context.Context, app string) (protocol.Status, erro
 	return st, err
 }
 
+// Data asks what the app's own check says of its data.
+func (s *Session) Data(ctx context.Context, app string) (protocol.Data, error) {
+	var d protocol.Data
+	err := s.do(ctx, protocol.Request{Data: &protocol.DataOf{App: app}}, nil, func(e protocol.Event) {
+		if e.Data != nil {
+			d = *e.Data
+		}
+	})
+	return d, err
+}
+
 // do sends one request and what follows it, and hands every event to event
 // until the one that ends the answer. Ending ctx closes the session, since a
 // half-read answer cannot be skipped.

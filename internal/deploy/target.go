@@ -93,6 +93,7 @@ func (t *Target) settings() protocol.Settings {
 		Env:     t.Env,
 		Health:  health(t.Health, time.Duration(t.Health.Deadline)),
 		Trial:   time.Duration(t.Trial),
+		State:   t.project.state(),
 	}
 }
 

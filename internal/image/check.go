@@ -41,6 +41,9 @@ func (p Problem) String() string {
 type CheckOptions struct {
 	Name string // of the app, which is the unit prefix
 	Arch string // the host's, as GOARCH names it
+	// StateCheck is the program of the tree that devbox.yaml has under
+	// state.check, "" for none.
+	StateCheck string
 }
 
 // Check finds what portabled would ignore or refuse, and what would keep a unit
@@ -59,6 +62,11 @@ func (t *Tree) Check(ctx context.Context, o CheckOptions) []Problem {
 		c.unit(u)
 	}
 	c.sharedState()
+	if o.StateCheck != "" {
+		if text, cure := c.runnable(strings.TrimPrefix(o.StateCheck, "/")); text != "" {
+			c.add(Problem{Text: "state.check: " + text, Cure: cure})
+		}
+	}
 	slices.SortStableFunc(c.problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(a.Path, b.Path), a.Line-b.Line)
 	})

@@ -176,6 +176,27 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestCheckOfTheStateCheck(t *testing.T) {
+	tree := checkTree(t, map[string]string{"etc/bowl.conf": "x"})
+	for program, want := range map[string]string{
+		"":                 "",
+		"/usr/bin/bowl":    "",
+		"/usr/bin/browl":   "state.check: /usr/bin/browl is not in the image",
+		"/etc/bowl.conf":   "state.check: /etc/bowl.conf is not executable",
+		"/usr/lib/systemd": "state.check: /usr/lib/systemd is a folder",
+	} {
+		got := ""
+		for _, p := range tree.Check(t.Context(), CheckOptions{Name: "bowl", Arch: "amd64", StateCheck: program}) {
+			if !p.Warning {
+				got += p.String()
+			}
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", program, got, want)
+		}
+	}
+}
+
 // What Stage adds, Check misses when it is gone.
 func TestCheckMissesWhatStageAdds(t *testing.T) {
 	tree := checkTree(t, map[string]string{unitDir + "bowl-x.service": "[Service]\nExecStart=/usr/bin/bowl\nBindPaths=/srv/a\n"})

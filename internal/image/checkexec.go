@@ -57,6 +57,11 @@ func (c *checker) exec(u *Unit, e execLine) (text, cure string) {
 	if overHost("/" + file) {
 		return "", ""
 	}
+	return c.runnable(file)
+}
+
+// runnable checks that a file of the tree is a program that the host can run.
+func (c *checker) runnable(file string) (text, cure string) {
 	info, err := fs.Stat(c.fsys, file)
 	switch {
 	case err != nil:

@@ -19,7 +19,7 @@ import (
 
 // Version is raised when either side could misread the other. A client that
 // meets another version installs its own devbox-host first.
-const Version = 3
+const Version = 4
 
 // MaxLine bounds one JSON line in bytes, on both sides.
 const MaxLine = 1 << 20
@@ -31,6 +31,7 @@ type Request struct {
 	Activate *Activate   `json:"activate,omitempty"`
 	Status   *StatusOf   `json:"status,omitempty"`
 	Releases *ReleasesOf `json:"releases,omitempty"`
+	Data     *DataOf     `json:"data,omitempty"`
 	Recover  *Recover    `json:"recover,omitempty"`
 	Forget   *Forget     `json:"forget,omitempty"`
 }
@@ -95,6 +96,13 @@ type Settings struct {
 	// Trial is how long the units must stay up, and the check be passed at the
 	// end once more, before the release is committed; 0 is a moment.
 	Trial time.Duration `json:"trial,omitempty"`
+	State State         `json:"state,omitzero"`
+}
+
+// State says what a host is to know of the data that an app has stored.
+type State struct {
+	// Check is a program of the image and its arguments, which prints a [Data].
+	Check []string `json:"check,omitempty"`
 }
 
 // Health says when a new release counts as good. At most one of URL and
@@ -113,6 +121,12 @@ type StatusOf struct {
 
 // ReleasesOf asks for the history of one app.
 type ReleasesOf struct {
+	App string `json:"app"`
+}
+
+// DataOf asks what the running release's own check says of the app's data. The
+// answer has a Data.
+type DataOf struct {
 	App string `json:"app"`
 }
 
@@ -143,6 +157,7 @@ type Event struct {
 	Result    *Result    `json:"result,omitempty"`
 	Status    *Status    `json:"status,omitempty"`
 	Releases  *[]Release `json:"releases,omitempty"` // newest first
+	Data      *Data      `json:"data,omitempty"`
 	Recovered *Recovered `json:"recovered,omitempty"`
 	Done      bool       `json:"done,omitempty"`
 	Error     string     `json:"error,omitempty"`
@@ -243,6 +258,17 @@ type Status struct {
 	Previous *Release     `json:"previous,omitempty"`
 	Units    []UnitStatus `json:"units,omitempty"`
 	Problem  string       `json:"problem,omitempty"` // an interrupted activation, a missing unit file, …
+}
+
+// Data is what an app's own check says of what the app has stored. Each field
+// may be missing.
+type Data struct {
+	Integrity string           `json:"integrity,omitempty"` // "ok", or what is wrong
+	Schema    *int64           `json:"schema,omitempty"`    // which version of its layout the data has
+	Rows      map[string]int64 `json:"rows,omitempty"`      // of each table
+	Newest    time.Time        `json:"newest,omitzero"`     // when something was written last
+	Problem   string           `json:"problem,omitempty"`   // why it is not well, or not known; the check itself cannot set it
+	Log       []string         `json:"log,omitempty"`       // the last lines that a check which failed has logged
 }
 
 // Release is one entry of an app's history.

@@ -32,6 +32,9 @@ func TestReadRequest(t *testing.T) {
 			`"env":{"bowl.service":{"GREETING":"100% \"ok\"\n"}},"health":{"url":"http://127.0.0.1:8080/health","deadline":5000000000}}}}`,
 			Request{Activate: &Activate{App: "bowl", Digest: digest, By: "anna@laptop", Settings: settings}}, ""},
 		{"forget", `{"forget":{"app":"bowl"}}`, Request{Forget: &Forget{"bowl"}}, ""},
+		{"data", `{"data":{"app":"bowl"}}`, Request{Data: &DataOf{"bowl"}}, ""},
+		{"check", activateWith(`"state":{"check":["/usr/bin/bowl","check","$X %n"]}`), Request{Activate: &Activate{App: "bowl", Digest: digest,
+			Settings: Settings{State: State{Check: []string{"/usr/bin/bowl", "check", "$X %n"}}}}}, ""},
 
 		{"nothing", `{}`, Request{}, "has 0"},
 		{"two", `{"status":{"app":"a"},"recover":{"app":"a"}}`, Request{}, "has 2"},
@@ -64,6 +67,14 @@ func TestReadRequest(t *testing.T) {
 		{"health file URL", activateWith(`"health":{"url":"file:///etc/shadow","deadline":1}`), Request{}, "health URL"},
 		{"health URL and command", activateWith(`"health":{"url":"http://a/","command":"true","deadline":1}`), Request{}, "one of them"},
 		{"endless deadline", activateWith(`"health":{"deadline":900000000000000}`), Request{}, "deadline"},
+		{"data of a path", `{"data":{"app":"../x"}}`, Request{}, "no app's name"},
+		{"a command of its own", `{"data":{"app":"bowl","check":["/bin/sh"]}}`, Request{}, "unknown field"},
+		{"no check", activateWith(`"state":{"check":[]}`), Request{}, "no program"},
+		{"check in no folder", activateWith(`"state":{"check":["bowl"]}`), Request{}, "path of a program"},
+		{"check by a detour", activateWith(`"state":{"check":["/usr/../bin/sh"]}`), Request{}, "path of a program"},
+		{"control characters in a check", activateWith(`"state":{"check":["/bin/x","a\nb"]}`), Request{}, "control characters"},
+		{"endless check", activateWith(`"state":{"check":["/bin/x"` + strings.Repeat(`,"y"`, maxArgs) + `]}`), Request{}, "words"},
+		{"long check", activateWith(`"state":{"check":["/bin/x","` + strings.Repeat("y", maxCommand) + `"]}`), Request{}, "words"},
 		{"negative deadline", activateWith(`"health":{"deadline":-1}`), Request{}, "deadline"},
 		{"too long", `{"status":{"app":"` + strings.Repeat("a", MaxLine) + `"}}`, Request{}, ErrTooLong.Error()},
 	}
@@ -150,11 +161,28 @@ func TestLongEventsAreShortened(t *testing.T) {
 	}
 }
 
+// What a release may have run is signed with it. What was signed before there
+// was a State stays signed.
+func TestWhatIsSigned(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range []State{{}, {Check: []string{"/bin/x"}}, {Check: []string{"/bin/x", "y"}}} {
+		text, err := SignedText("bowl", digest, Settings{State: s})
+		if err != nil || seen[string(text)] {
+			t.Errorf("%+v: %q, %v", s, text, err)
+		}
+		seen[string(text)] = true
+	}
+	const before = "settings ff6f024bce19acf42ed91403f5cdab9f50344551d500b5e068c6e3ec7015da76"
+	if text, err := SignedText("bowl", digest, Settings{Profile: "strict", Trial: 1}); err != nil || !strings.Contains(string(text), before) {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
 func FuzzReadRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"hello":{"protocol":1,"app":"bowl"}}`, `{"receive":{"app":"bowl","digest":"` + digest + `","size":8192,"base":"` + digest + `"}}`,
 		activateWith(`"env":{"bowl.service":{"A":"b"}}`), activateWith(`"health":{"url":"http://[::1]:80/","deadline":1}`), `{}`,
-		`{"releases":{"app":"bowl"}}`, `{"activate":{"app":"bowl","release":"r12","settings":{"health":{"deadline":0}},"keep":5}}`,
+		`{"releases":{"app":"bowl"}}`, `{"data":{"app":"bowl"}}`, activateWith(`"state":{"check":["/usr/bin/bowl","check"]}`), `{"activate":{"app":"bowl","release":"r12","settings":{"health":{"deadline":0}},"keep":5}}`,
 		`{"activate":{"app":"bowl","release":"previous","settings":{"health":{"deadline":0}}}}`,
 		`{"activate":{"app":"bowl","digest":"` + digest + `","signature":"-----BEGIN SSH SIGNATURE-----\nU1NI","settings":{"trial":1,"health":{"url":"http://x/","expect":"${DEVBOX_VERSION}","deadline":1}}}}`, "\x00", `{"a":`,
 	} {
@@ -199,6 +227,8 @@ func appOf(r Request) string {
 		return r.Status.App
 	case r.Releases != nil:
 		return r.Releases.App
+	case r.Data != nil:
+		return r.Data.App
 	case r.Recover != nil:
 		return r.Recover.App
 	case r.Forget != nil:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
 	"reflect"
 	"regexp"
 	"strings"
@@ -25,6 +26,7 @@ const (
 	maxValue     = 32 << 10  // of a variable's value, bytes
 	maxText      = 200       // of By and Source, runes
 	maxCommand   = 8 << 10   // bytes
+	maxArgs      = 64        // of a check, its program included
 	pageSize     = 4096      // image sizes are a multiple: the loop device would cut the tail
 	digestSize   = 64        // hex digits
 	envPrefix    = "DEVBOX_" // variables that devbox sets itself
@@ -58,10 +60,11 @@ func (r Request) Validate() error {
 	check("activate", r.Activate != nil, func() error { return r.Activate.Validate() })
 	check("status", r.Status != nil, func() error { return ValidApp(r.Status.App) })
 	check("releases", r.Releases != nil, func() error { return ValidApp(r.Releases.App) })
+	check("data", r.Data != nil, func() error { return ValidApp(r.Data.App) })
 	check("recover", r.Recover != nil, func() error { return ValidApp(r.Recover.App) })
 	check("forget", r.Forget != nil, func() error { return ValidApp(r.Forget.App) })
 	if set != 1 {
-		return fmt.Errorf("a request has one of hello, receive, activate, status, releases, recover and forget, this one has %d", set)
+		return fmt.Errorf("a request has one of hello, receive, activate, status, releases, data, recover and forget, this one has %d", set)
 	}
 	return errors.Join(errs...)
 }
@@ -147,7 +150,33 @@ func (s Settings) Validate(app string) error {
 	if s.Trial < 0 || s.Trial > MaxTrial {
 		return fmt.Errorf("trial %s, 0 to %s", s.Trial, MaxTrial)
 	}
+	if err := s.State.validate(); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
 	return s.Health.validate()
+}
+
+func (s State) validate() error {
+	if s.Check == nil {
+		return nil
+	}
+	if len(s.Check) == 0 {
+		return errors.New("check names no program")
+	}
+	size := 0
+	for _, arg := range s.Check {
+		size += len(arg)
+		if !utf8.ValidString(arg) || strings.ContainsFunc(arg, unicode.IsControl) {
+			return errors.New("check has an argument with control characters")
+		}
+	}
+	if len(s.Check) > maxArgs || size > maxCommand {
+		return fmt.Errorf("check has %d words of %d bytes, at most %d of %d", len(s.Check), size, maxArgs, maxCommand)
+	}
+	if program := s.Check[0]; !path.IsAbs(program) || path.Clean(program) != program || program == "/" {
+		return fmt.Errorf("check: %q is not the path of a program in the image", clip(program, maxText))
+	}
+	return nil
 }
 
 func validEnv(env map[string]string) error {

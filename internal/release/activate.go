@@ -181,6 +181,9 @@ func (act *activation) compare(next protocol.Release) (map[string]why, image.Dif
 	if act.to, err = targetOf(img, act.name, next); err != nil {
 		return nil, none, err
 	}
+	if err := checkable(img.FS(), next.Settings.State); err != nil {
+		return nil, none, err
+	}
 	cur := act.state.Current
 	if cur == nil {
 		return allOf(act.to, "first release"), none, nil

@@ -36,7 +36,8 @@ type fake struct {
 	notes    []Note
 	shelters int
 	exposed  error // what Shelter returns
-	halfway  bool  // the next attach leaves a service without its drop-ins
+	probe    func(Probe) ([]byte, error)
+	halfway  bool // the next attach leaves a service without its drop-ins
 }
 
 func newFake(t *testing.T) *fake {
@@ -168,6 +169,14 @@ func (f *fake) Try(context.Context, string, string, []string) error {
 	return nil
 }
 
+func (f *fake) Probe(_ context.Context, p Probe) ([]byte, error) {
+	if f.probe == nil {
+		f.t.Errorf("there is no check here: %+v", p)
+		return nil, nil
+	}
+	return f.probe(p)
+}
+
 func (f *fake) Shelter(context.Context, string) error { f.shelters++; return f.exposed }
 
 func (f *fake) Note(n Note) { f.notes = append(f.notes, n) }
@@ -209,6 +218,9 @@ func packUnits(t *testing.T, page string, units map[string]string) (string, int6
 		}
 	}
 	if err := os.WriteFile(filepath.Join(tree, "page"), []byte(page), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(tree, "usr/bin"), 0o755), os.WriteFile(filepath.Join(tree, "usr/bin/bowl"), nil, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	staged, err := image.Stage(image.Options{Name: "bowl", Dirs: []string{tree}})

@@ -32,6 +32,22 @@ func FuzzMessages(f *testing.F) {
 
 // Whatever a client sends: the session ends, and nothing is written but below
 // the folder of one app.
+func FuzzParseData(f *testing.F) {
+	f.Add([]byte(`{"integrity":"ok","schema":3,"rows":{"press":12003},"newest":"2026-11-24T08:00:14Z"}`))
+	f.Add([]byte(`{"integrity":"\u001b[2J","rows":{"a\nb":1}} {}`))
+	f.Fuzz(func(t *testing.T, out []byte) {
+		d, err := parseData(out)
+		if err == nil && printable(d.Integrity) != d.Integrity {
+			t.Errorf("%q goes to a terminal", d.Integrity)
+		}
+		for table, n := range d.Rows {
+			if n < 0 || printable(table) != table {
+				t.Errorf("%d rows of %q", n, table)
+			}
+		}
+	})
+}
+
 func FuzzServe(f *testing.F) {
 	hello := fmt.Sprintf(`{"hello":{"protocol":%d,"app":"bowl"}}`, protocol.Version) + "\n"
 	digest := digestOf("ab")

@@ -38,6 +38,9 @@ type System interface {
 	// for it, with env ("NAME=value") in its environment, and returns an error if
 	// it did not exit 0.
 	Try(ctx context.Context, name, command string, env []string) error
+	// Probe runs a program of an image to its end and returns what it printed. An
+	// error with output is that of a program that did not exit 0.
+	Probe(ctx context.Context, p Probe) ([]byte, error)
 	// Shelter moves this process into a unit of its own, so that it goes on when
 	// the session ends, or is ended, that has started it.
 	Shelter(ctx context.Context, app string) error

@@ -58,29 +58,44 @@ type execCommand struct {
 
 // Try implements [System], as `systemd-run --wait -p DynamicUser=yes` would.
 func (s *Systemd) Try(ctx context.Context, name, command string, env []string) error {
-	unit := fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
 	limit := time.Minute
 	if at, ok := ctx.Deadline(); ok {
 		limit = max(time.Until(at), time.Millisecond)
 	}
-	props := []sd.Property{
+	props := append(confined(limit),
 		property("Description", "devbox health check"),
-		property("Type", "oneshot"),
 		property("DynamicUser", true),
-		property("ProtectSystem", "strict"),
 		property("ProtectHome", "yes"),
+		property("Environment", env),
+		// sh is the one to expand what the command has of $.
+		property("ExecStartEx", []execCommand{{"/bin/sh", []string{"/bin/sh", "-c", command}, []string{"no-env-expand"}}}),
+	)
+	return s.runUnit(ctx, transientName(name), fmt.Sprintf("health command %q", command), props)
+}
+
+func transientName(name string) string {
+	return fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
+}
+
+// confined are the properties of whatever devbox-host runs for an app.
+func confined(limit time.Duration) []sd.Property {
+	return []sd.Property{
+		property("Type", "oneshot"),
+		property("ProtectSystem", "strict"),
 		property("PrivateDevices", true),
 		property("NoNewPrivileges", true),
 		property("CapabilityBoundingSet", uint64(0)),
-		property("Environment", env),
 		property("TimeoutStartUSec", uint64(limit.Microseconds())),
 		property("TimeoutStopUSec", uint64(time.Second.Microseconds())),
-		// sh is the one to expand what the command has of $.
-		property("ExecStartEx", []execCommand{{"/bin/sh", []string{"/bin/sh", "-c", command}, []string{"no-env-expand"}}}),
 	}
+}
+
+// runUnit runs a transient oneshot to its end, and kills it when ctx ends. what
+// says in an error what it is.
+func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Property) error {
 	ch := make(chan string, 1)
 	if _, err := s.conn.StartTransientUnitContext(ctx, unit, "replace", props, ch); err != nil {
-		return fmt.Errorf("run health command: %w", err)
+		return fmt.Errorf("run %s: %w", what, err)
 	}
 	// A failed unit stays until it is reset, so that its status can be read.
 	clean := context.WithoutCancel(ctx)
@@ -88,7 +103,7 @@ func (s *Systemd) Try(ctx context.Context, name, command string, env []string) e
 	select {
 	case <-ctx.Done():
 		_ = s.Kill(clean, unit)
-		return fmt.Errorf("health command %q did not end", command)
+		return fmt.Errorf("%s did not end", what)
 	case result := <-ch:
 		if result == "done" {
 			return nil
@@ -102,5 +117,9 @@ func (s *Systemd) Try(ctx context.Context, name, command string, env []string) e
 	if err != nil {
 		return err
 	}
-	return &fault{cause: fmt.Sprintf("health command %q %s", command, ending(st)), log: log}
+	cause := what + " " + ending(st)
+	if st.Result == "timeout" {
+		cause = what + " did not end"
+	}
+	return &fault{cause: cause, log: log}
 }
