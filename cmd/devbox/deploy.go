@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"devbox/internal/deploy"
@@ -190,6 +191,9 @@ func (a *app) printOffer(t *deploy.Target, o *deploy.Offer, say func(format stri
 			say("  %-9s %s: %s", list.what, u.Unit, u.Why)
 		}
 	}
+	if c.Migration != nil {
+		say("  data      %s", c.Migration)
+	}
 	if o.Plan.Of != "" {
 		say("  note      what the app itself has stored is not rolled back")
 	}
@@ -225,15 +229,23 @@ func (a *app) releases(ctx context.Context, h *deploy.Host) error {
 		return nil
 	}
 	rows := make([][]string, len(all))
+	known := slices.ContainsFunc(all, func(r protocol.Release) bool { return r.Schema != nil })
 	for i, r := range all {
 		mark := ""
 		if runs(r) {
 			mark = "runs"
 		}
 		rows[i] = []string{r.ID, mark, r.At.Local().Format(time.DateTime), short(r.Digest), r.Source, r.By, resultOf(r)}
+		if known {
+			rows[i] = append(rows[i], schemaOf(r))
+		}
 	}
 	if len(rows) > 0 {
-		a.ui.Table([]string{"release", "", "when", "image", "commit", "by", "result"}, rows)
+		head := []string{"release", "", "when", "image", "commit", "by", "result"}
+		if known {
+			head = append(head, "schema")
+		}
+		a.ui.Table(head, rows)
 	} else {
 		a.ui.Say("nothing was ever released there")
 	}
@@ -244,6 +256,14 @@ func (a *app) releases(ctx context.Context, h *deploy.Host) error {
 type listed struct {
 	protocol.Release
 	Runs bool `json:"runs,omitempty"`
+}
+
+// schemaOf is the schema of the data that a release was kept on.
+func schemaOf(r protocol.Release) string {
+	if r.Schema == nil {
+		return ""
+	}
+	return fmt.Sprint(*r.Schema)
 }
 
 // resultOf says how a release ended.

@@ -126,7 +126,7 @@ func TestEveryExitCodeIsDocumented(t *testing.T) {
 func TestEveryJSONFieldIsDocumented(t *testing.T) {
 	doc := commandsDoc(t)
 	for heading, values := range map[string][]any{
-		"`devbox up`":     {deploy.Cycle{}, protocol.Failure{}, protocol.UnitWhy{}, protocol.Phase{}},
+		"`devbox up`":     {deploy.Cycle{}, protocol.Failure{}, protocol.Migration{}, protocol.UnitWhy{}, protocol.Phase{}},
 		"`devbox watch`":  {deploy.WatchEvent{}, deploy.LogLine{}},
 		"`devbox doctor`": {finding{}},
 		"`devbox check`":  {image.Problem{}},

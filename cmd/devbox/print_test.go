@@ -252,6 +252,26 @@ func TestDataLines(t *testing.T) {
 	}
 }
 
+// Who brings a release back is told what it finds, before being asked.
+func TestAnOfferToBringBackARelease(t *testing.T) {
+	var out, said strings.Builder
+	a := &app{ui: ui.New(&out, &said, ui.Options{})}
+	target := &deploy.Target{Name: "prod", Target: config.Target{Host: "shop.example"}}
+	a.printOffer(target, &deploy.Offer{
+		Plan:  protocol.Plan{Release: "r8", Of: "r6", Restart: []protocol.UnitWhy{{Unit: "shop.service", Why: "usr/bin/shop changed"}}},
+		Cycle: &deploy.Cycle{Serving: "r7", Version: "0a1b2c3d4e5f", Migration: &protocol.Migration{Release: "r6", From: 2, To: 3}},
+	}, a.ui.Result)
+	want := `r8, which is r6 again, on prod (shop.example), instead of r7
+  image     0a1b2c3d4e5f
+  restart   shop.service: usr/bin/shop changed
+  data      r6 was kept on data of schema 2, which has been migrated to 3 since
+  note      what the app itself has stored is not rolled back
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &out, want)
+	}
+}
+
 func TestStatusOfAHostThatDoesNotAnswer(t *testing.T) {
 	var out, said strings.Builder
 	a := &app{ui: ui.New(&out, &said, ui.Options{})}

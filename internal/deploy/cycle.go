@@ -33,6 +33,8 @@ type Cycle struct {
 	Error   string             `json:"error,omitempty"`
 	Hint    string             `json:"hint,omitempty"`
 	Failure *protocol.Failure  `json:"failure,omitempty"`
+	// Migration is what a release that came back, or is to, finds of its data.
+	Migration *protocol.Migration `json:"migration,omitempty"`
 }
 
 // Outcomes of a cycle that never got to an activation.
@@ -77,7 +79,7 @@ func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
 	}
 	c.Outcome, c.Release, c.Serving = result.Outcome, result.Release, result.Serving
 	c.planned(result.Plan)
-	c.Failure = result.Failure
+	c.Failure, c.Migration = result.Failure, result.Migration
 	switch result.Outcome {
 	case protocol.Committed, protocol.Unchanged:
 		h.Welcome.Current = a.Digest.String()

@@ -280,6 +280,7 @@ func (o *Offer) plan(ctx context.Context) error {
 	o.Plan = result.Plan
 	o.Cycle.Version, o.Cycle.Of = short(result.Plan.Digest), result.Plan.Of
 	o.Cycle.Outcome, o.Cycle.Release, o.Cycle.Serving = result.Outcome, result.Release, result.Serving
+	o.Cycle.Migration = result.Migration
 	o.Cycle.planned(result.Plan)
 	return nil
 }
@@ -303,6 +304,7 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 	result, err := o.activate(ctx, u, s)
 	if err == nil {
 		c.Outcome, c.Release, c.Serving, c.Failure = result.Outcome, result.Release, result.Serving, result.Failure
+		c.Migration = result.Migration
 		if result.Outcome != protocol.Committed && result.Outcome != protocol.Unchanged {
 			err = &RolledBackError{result, o.target.Name}
 		}

@@ -242,6 +242,20 @@ type Result struct {
 	Plan    Plan     `json:"plan"`
 	Phases  []Phase  `json:"phases,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
+	// Migration is what a release that comes back, or would, finds of its data.
+	Migration *Migration `json:"migration,omitempty"`
+}
+
+// Migration is data that another release has given another schema than it had
+// when the one that is to run on it was kept.
+type Migration struct {
+	Release string `json:"release"` // which was kept on From
+	From    int64  `json:"from"`    // schema, see [Data]
+	To      int64  `json:"to"`
+}
+
+func (m Migration) String() string {
+	return fmt.Sprintf("%s was kept on data of schema %d, which has been migrated to %d since", m.Release, m.From, m.To)
 }
 
 // Failure is why a release was not kept.
@@ -285,6 +299,7 @@ type Release struct {
 	Outcome   string    `json:"outcome,omitempty"` // Committed, RolledBack, Failed, or [Interrupted]
 	Cause     string    `json:"cause,omitempty"`   // why it was not kept
 	Gone      bool      `json:"gone,omitempty"`    // its image is no longer on the host; only in a list of releases
+	Schema    *int64    `json:"schema,omitempty"`  // of the data, as its own check told once it was kept; see [Data]
 }
 
 // UnitStatus is one unit as systemd reports it.

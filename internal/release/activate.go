@@ -43,7 +43,7 @@ func (h *Host) Activate(ctx context.Context, req protocol.Activate, event func(p
 		return err
 	}
 	if req.DryRun {
-		act.answer(protocol.Result{Outcome: protocol.Planned, Serving: act.serving()})
+		act.answer(protocol.Result{Outcome: protocol.Planned, Serving: act.serving(), Migration: act.finds})
 		return nil
 	}
 	if act.same {
@@ -62,6 +62,7 @@ type activation struct {
 	same  bool // the release runs already
 	// renewed says that it does, and that what is kept of it is new all the same.
 	renewed bool
+	finds   *protocol.Migration // what a release of the history finds of its data
 	rep     *report
 }
 
@@ -113,6 +114,11 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if act.plan.Attach {
 		if err := a.checkProfile(ctx, act.to.profile()); err != nil {
 			return nil, err
+		}
+	}
+	if req.Release != "" && st.Current != nil && !act.same {
+		if old, err := act.lookUp(next.Of, st); err == nil {
+			act.finds = act.migration(ctx, old, *st.Current)
 		}
 	}
 	rep.phase("compare")
@@ -318,7 +324,7 @@ func (act *activation) change(ctx context.Context) error {
 	}
 	crashpoint("committed")
 	act.rep.phase("commit")
-	act.answer(protocol.Result{Outcome: protocol.Committed, Serving: j.To.ID})
+	act.answer(protocol.Result{Outcome: protocol.Committed, Serving: j.To.ID, Migration: act.finds})
 	return act.finish(st, j.To, protocol.Committed)
 }
 
@@ -346,6 +352,11 @@ func (act *activation) giveUp(ctx context.Context, j *journal, cause error) erro
 	}
 	if j.From == nil {
 		r.Outcome = protocol.Failed
+	}
+	if j.From != nil {
+		if r.Migration = act.migration(ctx, *j.From, *j.From); r.Migration != nil {
+			r.Failure.Cause += "; " + r.Migration.String()
+		}
 	}
 	act.rep.phase("rollback")
 	st := act.state

@@ -34,7 +34,63 @@ func (h *Host) Data(ctx context.Context, name string) (protocol.Data, error) {
 	case len(st.Current.Settings.State.Check) == 0:
 		return protocol.Data{}, hint.Errorf("name a program that does, under state.check of devbox.yaml", "%s of %s has no check of its data", st.Current.ID, name)
 	}
-	return a.data(ctx, *st.Current), nil
+	d := a.data(ctx, *st.Current)
+	return d, a.keepSchema(ctx, *st.Current, d)
+}
+
+// NoteSchema finds out which schema the data has on which the running release
+// was kept, unless that is known: what an older one finds, should it come back,
+// can be told then. It is done when the client has its answer.
+func (h *Host) NoteSchema(ctx context.Context, name string) error {
+	a, err := h.open(name)
+	if err != nil {
+		return err
+	}
+	st, err := a.readState()
+	if err != nil || st.Current == nil || st.Current.Schema != nil || len(st.Current.Settings.State.Check) == 0 {
+		return err
+	}
+	return a.keepSchema(ctx, *st.Current, a.data(ctx, *st.Current))
+}
+
+// keepSchema notes the schema of the data that r was kept on, unless that is
+// known. Once another release was tried, it is too late: that one may have
+// migrated the data.
+func (a *app) keepSchema(ctx context.Context, r protocol.Release, d protocol.Data) error {
+	if r.Schema != nil || d.Schema == nil {
+		return nil
+	}
+	unlock, err := a.lock(ctx, "a note of its schema", 0)
+	var busy *CodedError
+	if errors.As(err, &busy) && busy.Code == protocol.CodeBusy {
+		return nil // and about to change
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := a.readState()
+	if err != nil || st.Current == nil || st.Current.ID != r.ID || st.Last != number(r.ID) {
+		return err
+	}
+	st.Current.Schema = d.Schema
+	if err := writeJSON(a.place.state(), st); err != nil {
+		return err
+	}
+	return a.addHistory(*st.Current)
+}
+
+// migration compares the data with what r was kept on; runs is the release whose
+// check is asked.
+func (a *app) migration(ctx context.Context, r, runs protocol.Release) *protocol.Migration {
+	if r.Schema == nil || len(runs.Settings.State.Check) == 0 {
+		return nil
+	}
+	is := a.data(ctx, runs).Schema
+	if is == nil || *is == *r.Schema {
+		return nil
+	}
+	return &protocol.Migration{Release: r.ID, From: *r.Schema, To: *is}
 }
 
 // data runs the check of a release whose image is attached.

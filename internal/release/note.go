@@ -78,6 +78,8 @@ func (h *Host) noteResult(app string, to protocol.Release, r protocol.Result) {
 	}
 	if r.Failure != nil {
 		text += ": " + r.Failure.Cause
+	} else if r.Migration != nil {
+		text += "; " + r.Migration.String()
 	}
 	h.sys.Note(Note{App: app, Text: text, Release: to.ID, Outcome: r.Outcome, By: by})
 }

@@ -152,6 +152,12 @@ func (a *app) putRight(ctx context.Context, when When) (string, error) {
 			text = "undid " + j.To.ID + ", which was interrupted; " + j.From.ID + " was put back but is not well: " + err.Error()
 		}
 		r, outcome := j.undone(err)
+		if j.From != nil && when == Online {
+			if m := a.migration(ctx, *j.From, *j.From); m != nil {
+				text += "; " + m.String()
+				r.Cause += "; " + m.String()
+			}
+		}
 		return text, a.finish(st, r, outcome)
 	}
 	if st.Current == nil || when == AtBoot {

@@ -18,7 +18,7 @@ import (
 // if nobody reads the answer any more. build is the version of this program.
 func (h *Host) Serve(ctx context.Context, in io.Reader, out io.Writer, build string) error {
 	s := &session{host: h, in: bufio.NewReaderSize(in, 256<<10), out: out, build: build}
-	// Preparing the next image is not to end half-way, and not to be waited for.
+	// What is done meanwhile is not to end half-way, and not to be waited for.
 	defer s.background.Wait()
 	for ctx.Err() == nil {
 		req, err := s.next(ctx)
@@ -115,7 +115,7 @@ func (s *session) serve(ctx context.Context, req protocol.Request) error {
 	case req.Activate != nil:
 		s.quiet()
 		err := s.host.Activate(ctx, *req.Activate, s.send)
-		s.prepare(ctx)
+		s.meanwhile(ctx, s.host.NoteSchema, s.host.Prepare)
 		return err
 	case req.Status != nil:
 		st, err := s.host.Status(ctx, s.app)
@@ -179,19 +179,19 @@ func (s *session) hello(ctx context.Context, req protocol.Hello) error {
 	}
 	w.Build, w.Arch, w.Recovered = s.build, runtime.GOARCH, recovered
 	s.app = req.App
-	s.prepare(ctx)
+	s.meanwhile(ctx, s.host.Prepare)
 	return s.done(protocol.Event{Welcome: &w}, nil)
 }
 
-// prepare copies the running image while the client has nothing to ask.
-func (s *session) prepare(ctx context.Context) {
+// meanwhile does what can be done while the client has nothing to ask. Nobody
+// waits for it, and without it things go slower or less is known, no more.
+func (s *session) meanwhile(ctx context.Context, work ...func(ctx context.Context, app string) error) {
 	s.quiet()
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	app := s.app
-	s.background.Go(func() {
-		// Without the copy the next delta is applied to a new file: slower, no more.
-		_ = s.host.Prepare(ctx, app)
-	})
+	for _, do := range work {
+		s.background.Go(func() { _ = do(ctx, app) })
+	}
 }
 
 // quiet ends what runs in the background: a request is not to wait for it.

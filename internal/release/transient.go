@@ -103,6 +103,10 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 	select {
 	case <-ctx.Done():
 		_ = s.Kill(clean, unit)
+		select { // else it could not be reset yet
+		case <-ch:
+		case <-time.After(killWait):
+		}
 		return fmt.Errorf("%s did not end", what)
 	case result := <-ch:
 		if result == "done" {
