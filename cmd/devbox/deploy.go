@@ -275,6 +275,9 @@ func resultOf(r protocol.Release) string {
 	if r.Cause != "" {
 		text += ": " + r.Cause
 	}
+	if !r.Snapshot.IsZero() {
+		text += ", snapshot of its data of " + r.Snapshot.Local().Format(time.DateTime)
+	}
 	if r.Gone {
 		text += " (its image is gone)"
 	}

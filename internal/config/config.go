@@ -204,6 +204,10 @@ type State struct {
 	// A program of the image and its arguments, which prints what there is to
 	// say of the data as one JSON object.
 	Check []string `yaml:"check"`
+
+	// before-activate has every server keep a copy of the data as it was before
+	// each new version. The dev machine keeps none.
+	Snapshot string `yaml:"snapshot" jsonschema:"enum=none,enum=before-activate,default=none"`
 }
 
 // Target is a server that the app is deployed to.

@@ -64,6 +64,7 @@ targets:
   spare: {host: spare}
 state:
   check: [/usr/bin/bowl, check, "010"]
+  snapshot: before-activate
 deploy_user: ops
 `
 
@@ -140,7 +141,7 @@ func TestLoadEveryField(t *testing.T) {
 				Health: Health{URL: "http://127.0.0.1:8080/healthz", Deadline: Duration(90 * time.Second)}, // the dev machine's
 			},
 		},
-		State:      State{Check: []string{"/usr/bin/bowl", "check", "010"}},
+		State:      State{Check: []string{"/usr/bin/bowl", "check", "010"}, Snapshot: "before-activate"},
 		DeployUser: "ops",
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -166,6 +167,7 @@ func TestLoadDefaults(t *testing.T) {
 		CloudInit:  "cloud-init/server.yaml",
 		Machine:    Machine{Driver: "auto", CPUs: 2, Memory: 2 << 30, Disk: 10 << 30},
 		Health:     Health{Deadline: Duration(10 * time.Second)},
+		State:      State{Snapshot: "none"},
 		DeployUser: "deploy",
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -28,11 +28,11 @@ func prod(p *Project) *Target {
 // A server's releases have the settings of its target, not the dev machine's.
 func TestSettingsOfATarget(t *testing.T) {
 	p := &Project{Config: &config.Config{Name: "shop", Image: config.Image{Profile: "strict"}, Env: map[string]map[string]string{"shop.service": {"DEV": "1"}},
-		State: config.State{Check: []string{"/bin/x"}}}}
+		State: config.State{Check: []string{"/bin/x"}, Snapshot: "before-activate"}}}
 	want := protocol.Settings{
 		Profile: "strict", Env: map[string]map[string]string{"shop.service": {"LEVEL": "warn"}}, Trial: time.Second,
 		Health: protocol.Health{URL: "http://127.0.0.1/", Expect: "${DEVBOX_VERSION}", Deadline: time.Minute},
-		State:  protocol.State{Check: []string{"/bin/x"}},
+		State:  protocol.State{Check: []string{"/bin/x"}, Snapshot: protocol.BeforeActivate},
 	}
 	h := &Host{project: p, target: prod(p)}
 	if got := h.settings(); !reflect.DeepEqual(got, want) {

@@ -61,7 +61,7 @@ func TestSettingsReachTheHost(t *testing.T) {
 		Image:  config.Image{Profile: "strict"},
 		Env:    env,
 		Health: config.Health{URL: "http://localhost/healthz", Command: "test -e /ready", Deadline: config.Duration(4 * time.Second)},
-		State:  config.State{Check: []string{"/bin/x"}},
+		State:  config.State{Check: []string{"/bin/x"}, Snapshot: "before-activate"}, // of servers alone
 	}}
 	for slow, deadline := range map[bool]time.Duration{false: 4 * time.Second, true: 48 * time.Second} {
 		want := protocol.Settings{Profile: "strict", Env: env,

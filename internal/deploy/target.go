@@ -88,12 +88,16 @@ func (t *Target) greet(ctx context.Context, conn *remote.Conn) (*Host, error) {
 
 // settings are what devbox.yaml says of a release on the server.
 func (t *Target) settings() protocol.Settings {
+	state := t.project.state()
+	if t.project.Config.State.Snapshot == protocol.BeforeActivate { // and not "none"
+		state.Snapshot = protocol.BeforeActivate
+	}
 	return protocol.Settings{
 		Profile: t.project.Config.Image.Profile,
 		Env:     t.Env,
 		Health:  health(t.Health, time.Duration(t.Health.Deadline)),
 		Trial:   time.Duration(t.Trial),
-		State:   t.project.state(),
+		State:   state,
 	}
 }
 

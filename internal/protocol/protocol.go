@@ -103,7 +103,13 @@ type Settings struct {
 type State struct {
 	// Check is a program of the image and its arguments, which prints a [Data].
 	Check []string `json:"check,omitempty"`
+	// Snapshot is [BeforeActivate], or "" for none.
+	Snapshot string `json:"snapshot,omitempty"`
 }
+
+// BeforeActivate is, as State.Snapshot, a copy of the data before each
+// activation that changes what runs.
+const BeforeActivate = "before-activate"
 
 // Health says when a new release counts as good. At most one of URL and
 // Command is set; with neither, units that are up and stay up are enough.
@@ -220,7 +226,7 @@ type FileEdit struct {
 // Phase is a finished step and how long it took. A trial, which is long, is
 // also told of when it begins: Took is 0 then.
 type Phase struct {
-	Name string        `json:"name"` // "receive", "compare", "switch", "attach", "reload", "restart", "health", "trial", "commit", "rollback"
+	Name string        `json:"name"` // "receive", "compare", "snapshot", "switch", "attach", "reload", "restart", "health", "trial", "commit", "rollback"
 	Took time.Duration `json:"took"`
 }
 
@@ -300,6 +306,9 @@ type Release struct {
 	Cause     string    `json:"cause,omitempty"`   // why it was not kept
 	Gone      bool      `json:"gone,omitempty"`    // its image is no longer on the host; only in a list of releases
 	Schema    *int64    `json:"schema,omitempty"`  // of the data, as its own check told once it was kept; see [Data]
+	// Snapshot is when the newest copy of the data was made that it ran on last;
+	// only in a list of releases.
+	Snapshot time.Time `json:"snapshot,omitzero"`
 }
 
 // UnitStatus is one unit as systemd reports it.

@@ -69,6 +69,7 @@ func TestReadRequest(t *testing.T) {
 		{"endless deadline", activateWith(`"health":{"deadline":900000000000000}`), Request{}, "deadline"},
 		{"data of a path", `{"data":{"app":"../x"}}`, Request{}, "no app's name"},
 		{"a command of its own", `{"data":{"app":"bowl","check":["/bin/sh"]}}`, Request{}, "unknown field"},
+		{"snapshots at other times", activateWith(`"state":{"snapshot":"always"}`), Request{}, "before-activate"},
 		{"no check", activateWith(`"state":{"check":[]}`), Request{}, "no program"},
 		{"check in no folder", activateWith(`"state":{"check":["bowl"]}`), Request{}, "path of a program"},
 		{"check by a detour", activateWith(`"state":{"check":["/usr/../bin/sh"]}`), Request{}, "path of a program"},
@@ -165,7 +166,7 @@ func TestLongEventsAreShortened(t *testing.T) {
 // was a State stays signed.
 func TestWhatIsSigned(t *testing.T) {
 	seen := map[string]bool{}
-	for _, s := range []State{{}, {Check: []string{"/bin/x"}}, {Check: []string{"/bin/x", "y"}}} {
+	for _, s := range []State{{}, {Snapshot: BeforeActivate}, {Check: []string{"/bin/x"}}, {Check: []string{"/bin/x", "y"}}} {
 		text, err := SignedText("bowl", digest, Settings{State: s})
 		if err != nil || seen[string(text)] {
 			t.Errorf("%+v: %q, %v", s, text, err)

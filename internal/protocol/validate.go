@@ -157,6 +157,9 @@ func (s Settings) Validate(app string) error {
 }
 
 func (s State) validate() error {
+	if s.Snapshot != "" && s.Snapshot != BeforeActivate {
+		return fmt.Errorf("snapshot %q: it is %s or not set", clip(s.Snapshot, maxText), BeforeActivate)
+	}
 	if s.Check == nil {
 		return nil
 	}

@@ -56,6 +56,7 @@ func (h *Host) Activate(ctx context.Context, req protocol.Activate, event func(p
 type activation struct {
 	*app
 	state state
+	was   target // what runs, as far as its image is there
 	to    target
 	plan  Plan
 	seen  seen
@@ -63,6 +64,7 @@ type activation struct {
 	// renewed says that it does, and that what is kept of it is new all the same.
 	renewed bool
 	finds   *protocol.Migration // what a release of the history finds of its data
+	snap    *snapshot           // to be made before anything else, nil for none
 	rep     *report
 }
 
@@ -98,6 +100,9 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 		}
 	}
 	if act.seen, err = a.observe(ctx, act.to); err != nil {
+		return nil, err
+	}
+	if err := act.wantSnapshot(); err != nil {
 		return nil, err
 	}
 	down := DownNudge
@@ -176,7 +181,8 @@ func missing(req protocol.Activate, err error) error {
 	return hint.Wrap(&CodedError{protocol.CodeNoImage, err}, "send it first")
 }
 
-// compare reads the units of the release and what its image changes.
+// compare reads the units of the release and of the one that runs, and what
+// changes between their images.
 func (act *activation) compare(next protocol.Release) (map[string]why, image.Diff, error) {
 	none := image.Diff{}
 	img, err := act.openImage(next.Digest)
@@ -202,7 +208,7 @@ func (act *activation) compare(next protocol.Release) (map[string]why, image.Dif
 		return nil, none, err
 	}
 	defer old.Close()
-	was, err := targetOf(old, act.name, protocol.Release{Digest: cur.Digest})
+	act.was, err = targetOf(old, act.name, protocol.Release{Digest: cur.Digest})
 	if err != nil {
 		return nil, none, err
 	}
@@ -212,7 +218,7 @@ func (act *activation) compare(next protocol.Release) (map[string]why, image.Dif
 			return nil, none, err
 		}
 	}
-	return reasonsOf(image.Affected(was.images(), act.to.images(), diff)), diff, nil
+	return reasonsOf(image.Affected(act.was.images(), act.to.images(), diff)), diff, nil
 }
 
 // sameBytes knows from the sums beside two images where they are equal, so that
@@ -293,6 +299,10 @@ func (act *activation) change(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := act.takeSnapshot(ctx); err != nil {
+		return err
+	}
+	crashpoint("snapshot")
 	if err := writeJSON(act.place.journal(), j); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -175,6 +176,18 @@ func (f *fake) Probe(_ context.Context, p Probe) ([]byte, error) {
 		return nil, nil
 	}
 	return f.probe(p)
+}
+
+func (f *fake) Copy(_ context.Context, c Copy) error {
+	if err := f.ask("copy while " + strings.Join(c.Freeze, " ") + " waits"); err != nil {
+		return err
+	}
+	for _, d := range c.Dirs {
+		if out, err := exec.Command("cp", "--archive", "--no-target-directory", d[0], d[1]).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	return nil
 }
 
 func (f *fake) Shelter(context.Context, string) error { f.shelters++; return f.exposed }

@@ -34,7 +34,14 @@ func (h *Host) Releases(_ context.Context, name string) ([]protocol.Release, err
 		return nil, err
 	}
 	all = all[:min(len(all), maxHistory)]
+	snapshots, err := a.allSnapshots()
+	if err != nil {
+		return nil, err
+	}
 	for i, r := range all {
+		if at := slices.IndexFunc(snapshots, func(s snapshot) bool { return s.Of == r.ID }); at >= 0 {
+			all[i].Snapshot = snapshots[at].At
+		}
 		if protocol.ValidDigest(r.Digest) != nil {
 			continue // its record cannot be read
 		}

@@ -14,6 +14,7 @@ const (
 	portableDir = "var/lib/portables"
 	attachedDir = "etc/systemd/system.attached"
 	unitDir     = "etc/systemd/system"
+	dataDir     = "var/lib" // where StateDirectory= is (systemd.exec(5))
 
 	dropInName  = "50-devbox.conf"
 	profileName = "10-profile.conf"
@@ -36,6 +37,11 @@ func (p place) state() string    { return p.dir("state.json") }
 func (p place) env() string      { return p.dir("release.env") }
 func (p place) images() string   { return p.dir("images") }
 func (p place) releases() string { return p.dir("releases") }
+
+func (p place) snapshots() string { return p.dir("snapshots") }
+
+// snapshot is that of the data before the activation of a release.
+func (p place) snapshot(before string) string { return p.dir("snapshots", before) }
 
 func (p place) image(version string) string {
 	return filepath.Join(p.images(), p.app+"_"+version+".raw")

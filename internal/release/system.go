@@ -41,6 +41,9 @@ type System interface {
 	// Probe runs a program of an image to its end and returns what it printed. An
 	// error with output is that of a program that did not exit 0.
 	Probe(ctx context.Context, p Probe) ([]byte, error)
+	// Copy copies folders as they are at one moment: the services are frozen until
+	// that is done, or has failed, whatever becomes of this process.
+	Copy(ctx context.Context, c Copy) error
 	// Shelter moves this process into a unit of its own, so that it goes on when
 	// the session ends, or is ended, that has started it.
 	Shelter(ctx context.Context, app string) error
@@ -77,6 +80,7 @@ type UnitState struct {
 	Restarts    int // NRestarts
 	MainPID     int
 	StopTimeout time.Duration // TimeoutStopSec=, 0 for none
+	Watchdog    time.Duration // WatchdogSec=, 0 for none
 }
 
 // stopLimit is how long a unit may take to stop before it is killed. systemd

@@ -201,7 +201,7 @@ const (
 // these, all at once, takes PID 1 a quarter of the time that GetAll takes.
 var (
 	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "Job", "StateChangeTimestamp", "ActiveEnterTimestamp"}
-	serviceProps = []string{"Type", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "MainPID", "TimeoutStopUSec", "MemoryCurrent"}
+	serviceProps = []string{"Type", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "MainPID", "TimeoutStopUSec", "WatchdogUSec", "MemoryCurrent"}
 )
 
 // Unit implements [System].
@@ -261,6 +261,9 @@ func stateOf(props map[string]dbus.Variant) UnitState {
 	}
 	if us := prop[uint64](props, "TimeoutStopUSec"); us > 0 && us < 1<<53 {
 		st.StopTimeout = time.Duration(us) * time.Microsecond
+	}
+	if us := prop[uint64](props, "WatchdogUSec"); us < 1<<53 {
+		st.Watchdog = time.Duration(us) * time.Microsecond
 	}
 	if m := prop[uint64](props, "MemoryCurrent"); m < 1<<62 {
 		st.Memory = int64(m)

@@ -77,17 +77,22 @@ func transientName(name string) string {
 	return fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
 }
 
-// confined are the properties of whatever devbox-host runs for an app.
-func confined(limit time.Duration) []sd.Property {
+func oneshot(limit time.Duration) []sd.Property {
 	return []sd.Property{
 		property("Type", "oneshot"),
+		property("TimeoutStartUSec", uint64(limit.Microseconds())),
+		property("TimeoutStopUSec", uint64(time.Second.Microseconds())),
+	}
+}
+
+// confined are the properties of an app's program that is run beside its units.
+func confined(limit time.Duration) []sd.Property {
+	return append(oneshot(limit),
 		property("ProtectSystem", "strict"),
 		property("PrivateDevices", true),
 		property("NoNewPrivileges", true),
 		property("CapabilityBoundingSet", uint64(0)),
-		property("TimeoutStartUSec", uint64(limit.Microseconds())),
-		property("TimeoutStopUSec", uint64(time.Second.Microseconds())),
-	}
+	)
 }
 
 // runUnit runs a transient oneshot to its end, and kills it when ctx ends. what

@@ -1,0 +1,269 @@
+package release
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"devbox/internal/hint"
+	"devbox/internal/protocol"
+)
+
+// snapshot is a copy of what an app has stored, as it was before an activation.
+// It is a folder of that activation's name: with what the app keeps below
+// /var/lib in it, at the same paths, and this, as snapshot.json.
+type snapshot struct {
+	Before string    `json:"before"` // id of the release whose activation came next
+	Of     string    `json:"of"`     // id of the release that had run on it
+	Digest string    `json:"digest"` // of that one's image
+	At     time.Time `json:"at"`
+	Dirs   []string  `json:"dirs"` // below /var/lib
+}
+
+const (
+	snapshotFile = "snapshot.json"
+	// newSnapshot is what one is called that is being made.
+	newSnapshot = ".new"
+	// copyTime is how long an app may wait for the copy of its data.
+	copyTime = 15 * time.Second
+)
+
+// dirsOf are the folders that an app keeps below /var/lib by StateDirectory= of
+// its units, as far as they are there. One below another is part of that.
+func (a *app) dirsOf(targets ...target) ([]string, error) {
+	var dirs []string
+	for _, t := range targets {
+		for _, u := range t.Units {
+			for _, word := range u.Words("Service", "StateDirectory") {
+				name, _, _ := strings.Cut(word, ":") // NAME:LINK
+				if strings.Contains(name, "%") || !filepath.IsLocal(name) {
+					return nil, hint.Errorf("write the folder's name out in StateDirectory=, or take `snapshot` out of devbox.yaml",
+						"%s keeps its data in %q, which is not known before it is started", u.Name, name)
+				}
+				dir, err := a.dirOf(name)
+				if err != nil {
+					return nil, err
+				}
+				if dir != "" {
+					dirs = append(dirs, dir)
+				}
+			}
+		}
+	}
+	slices.Sort(dirs)
+	dirs = slices.Compact(dirs)
+	return slices.DeleteFunc(slices.Clone(dirs), func(dir string) bool {
+		return slices.ContainsFunc(dirs, func(above string) bool { return strings.HasPrefix(dir, above+"/") })
+	}), nil
+}
+
+// dirOf finds the state folder of that name: that of a dynamic user is below
+// private, and a link leads there. It is "" if there is none yet.
+func (a *app) dirOf(name string) (string, error) {
+	for _, dir := range []string{filepath.Join("private", name), name} {
+		info, err := os.Lstat(filepath.Join(a.root, dataDir, dir))
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+			continue
+		case err != nil:
+			return "", err
+		case !info.IsDir():
+			return "", hint.Errorf("put the folder itself there, or take `snapshot` out of devbox.yaml", "/%s/%s is no folder, so what is stored there cannot be copied", dataDir, dir)
+		}
+		return dir, nil
+	}
+	return "", nil
+}
+
+// wantSnapshot decides whether a snapshot is made before an activation, and
+// refuses it while nothing has been touched if none could be.
+func (act *activation) wantSnapshot() error {
+	cur := act.state.Current
+	if cur == nil || act.same || !takesSnapshots(cur.Settings) && !takesSnapshots(act.to.Release.Settings) {
+		return nil
+	}
+	dirs, err := act.dirsOf(act.was, act.to)
+	if err != nil || len(dirs) == 0 {
+		return err
+	}
+	if err := act.roomFor(dirs); err != nil {
+		return err
+	}
+	act.snap = &snapshot{Before: act.to.Release.ID, Of: cur.ID, Digest: cur.Digest, Dirs: dirs}
+	return nil
+}
+
+func takesSnapshots(s protocol.Settings) bool { return s.State.Snapshot == protocol.BeforeActivate }
+
+// roomFor refuses data that does not fit on the disk once more.
+func (a *app) roomFor(dirs []string) error {
+	var need int64
+	for _, dir := range dirs {
+		n, err := sizeOf(filepath.Join(a.root, dataDir, dir))
+		if err != nil {
+			return err
+		}
+		need += n
+	}
+	free, err := freeSpace(a.dir())
+	if err != nil {
+		return err
+	}
+	if free < need+margin {
+		return hint.Errorf("free some space on the host, or take `snapshot` out of devbox.yaml",
+			"not enough space in %s for a copy of the data: it has %d MB, %d MB are free", a.snapshots(), (need+1<<20-1)>>20, free>>20)
+	}
+	return nil
+}
+
+// sizeOf is what a folder takes on the disk, bytes. Files may come and go
+// meanwhile.
+func sizeOf(dir string) (int64, error) {
+	var top unix.Stat_t
+	if err := unix.Lstat(dir, &top); err != nil {
+		return 0, fmt.Errorf("look at %s: %w", dir, err)
+	}
+	var size int64
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(path, &st)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case st.Dev != top.Dev:
+			return hint.Errorf("unmount it, or take `snapshot` out of devbox.yaml", "%s is a file system of its own, which cannot be copied with the rest", path)
+		}
+		size += st.Blocks * 512
+		return nil
+	})
+	return size, err
+}
+
+// takeSnapshot makes the snapshot that is wanted, if one is. The app's services wait
+// while it is copied, and no longer: that it reaches the disk they need not wait for.
+func (act *activation) takeSnapshot(ctx context.Context) error {
+	if act.snap == nil {
+		return nil
+	}
+	limit := copyTime
+	var running []string
+	for name, st := range act.seen.states() {
+		if !st.up() || !strings.HasSuffix(name, ".service") {
+			continue
+		}
+		running = append(running, name)
+		if st.Watchdog > 0 { // which goes on while it waits
+			limit = min(limit, st.Watchdog/2)
+		}
+	}
+	slices.Sort(running)
+	act.snap.At = time.Now().UTC().Truncate(time.Second)
+	err := act.copyData(*act.snap, func(dirs [][2]string) error {
+		return act.sys.Copy(ctx, Copy{Name: "devbox-snapshot-" + act.name, Freeze: running, Dirs: dirs, Limit: limit})
+	})
+	if err != nil {
+		return hint.Wrap(fmt.Errorf("copy the data as it is before the activation, within %s: %w", limit, err),
+			"nothing was changed; try again, or take `snapshot` out of devbox.yaml")
+	}
+	act.rep.phase("snapshot")
+	return nil
+}
+
+// copyData makes a snapshot with what do copies. It has its name only once all of
+// it is on disk.
+func (a *app) copyData(s snapshot, do func(dirs [][2]string) error) error {
+	temp := a.snapshot(newSnapshot)
+	if err := makeDir(a.snapshots(), 0o700); err != nil {
+		return err
+	}
+	// What has the name is of an activation that never began.
+	if err := errors.Join(os.RemoveAll(temp), os.RemoveAll(a.snapshot(s.Before))); err != nil {
+		return err
+	}
+	var dirs [][2]string
+	for _, dir := range s.Dirs {
+		to := filepath.Join(temp, dir)
+		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+			return err
+		}
+		dirs = append(dirs, [2]string{filepath.Join(a.root, dataDir, dir), to})
+	}
+	err := do(dirs)
+	crashpoint("copied")
+	if err == nil {
+		err = writeJSON(filepath.Join(temp, snapshotFile), s)
+	}
+	if err == nil {
+		err = syncAll(temp)
+	}
+	if err == nil {
+		err = os.Rename(temp, a.snapshot(s.Before))
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(temp))
+	}
+	return syncPath(a.snapshots())
+}
+
+// syncAll puts the file system that a folder is on, and so all of the folder, on disk.
+func syncAll(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// allSnapshots lists the snapshots, newest first. What is none, or cannot be read,
+// is not listed.
+func (a *app) allSnapshots() ([]snapshot, error) {
+	names, err := namesIn(a.snapshots())
+	if err != nil {
+		return nil, err
+	}
+	var all []snapshot
+	for _, name := range names {
+		var s snapshot
+		if there, err := readJSON(filepath.Join(name, snapshotFile), &s); err == nil && there && filepath.Base(name) == s.Before {
+			all = append(all, s)
+		}
+	}
+	slices.SortFunc(all, func(x, y snapshot) int { return number(y.Before) - number(x.Before) })
+	return all, nil
+}
+
+// collectSnapshots deletes the snapshots that one cannot go back to any more, and
+// what a killed process left of one. As many stay as releases do.
+func (a *app) collectSnapshots(st state, images map[string]bool) error {
+	all, err := a.allSnapshots()
+	if err != nil {
+		return err
+	}
+	errs := []error{os.RemoveAll(a.snapshot(newSnapshot))}
+	kept := 0
+	for _, s := range all {
+		if kept < cmp.Or(st.Keep, keepImages) && images[short(s.Digest)] {
+			kept++
+			continue
+		}
+		errs = append(errs, os.RemoveAll(a.snapshot(s.Before)))
+	}
+	return errors.Join(errs...)
+}
