@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
 // Copy is folders to be copied, with owners, times and all, while nobody writes.
 type Copy struct {
 	Name   string      // of the unit to do it in
-	Freeze []string    // services that wait meanwhile
+	Freeze []string    // services that wait meanwhile, those of them that are up
 	Dirs   [][2]string // from, which is there, and to, which is not
 	Limit  time.Duration
 }
@@ -30,27 +31,19 @@ func (s *Systemd) Copy(ctx context.Context, c Copy) error {
 	)
 	if len(c.Freeze) > 0 {
 		props = append(props,
-			property("ExecStartPreEx", []execCommand{command(append([]string{"/usr/bin/systemctl", "freeze"}, c.Freeze...)...)}),
+			property("ExecStartPreEx", []execCommand{command(append([]string{"/bin/sh", "-c", freeze, "sh"}, c.Freeze...)...)}),
 			property("ExecStopPostEx", []execCommand{command(append([]string{"/usr/bin/systemctl", "thaw"}, c.Freeze...)...)}),
 		)
 	}
-	unit := transientName(c.Name)
-	err := s.runUnit(ctx, unit, "the copy of the data", props)
-	return errors.Join(err, s.ended(context.WithoutCancel(ctx), unit))
+	err := s.runUnit(ctx, transientName(c.Name), "the copy of the data", props)
+	var f *fault
+	if errors.As(err, &f) && len(f.log) > 0 { // cp says what the matter is
+		return fmt.Errorf("%w:\n  %s", err, strings.Join(f.log, "\n  "))
+	}
+	return err
 }
 
-// ended waits until a unit has ended whose job has already: what it does last,
-// it does after that.
-func (s *Systemd) ended(ctx context.Context, unit string) error {
-	for until := time.Now().Add(killWait); ; time.Sleep(2 * time.Millisecond) {
-		st, err := s.Unit(ctx, unit)
-		switch {
-		case err != nil:
-			return err
-		case st.gone():
-			return nil
-		case time.Now().After(until):
-			return fmt.Errorf("%s does not end", unit)
-		}
-	}
-}
+// freeze does without services that have ended meanwhile, or are being started
+// anew: systemd freezes none of them, and one that fails again and again must not
+// keep away the release that mends it.
+const freeze = `for unit; do systemctl freeze "$unit" || ! systemctl is-active --quiet "$unit" || exit 1; done`

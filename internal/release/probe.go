@@ -54,6 +54,7 @@ func (s *Systemd) Probe(ctx context.Context, p Probe) ([]byte, error) {
 		property("PrivateNetwork", true),
 		property("Environment", append(prop[[]string](like, "Environment"), p.Env...)),
 		property("StandardOutputFileDescriptor", dbus.UnixFD(in.Fd())),
+		property("StandardError", "journal"), // else it goes where the output does
 		property("ExecStartEx", []execCommand{{p.Args[0], p.Args, []string{"no-env-expand"}}}),
 	)
 	for _, name := range likeProps {

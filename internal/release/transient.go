@@ -95,8 +95,8 @@ func confined(limit time.Duration) []sd.Property {
 	)
 }
 
-// runUnit runs a transient oneshot to its end, and kills it when ctx ends. what
-// says in an error what it is.
+// runUnit runs a transient oneshot until it has ended, which it is made to when
+// ctx does. what says in an error what it is.
 func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Property) error {
 	ch := make(chan string, 1)
 	if _, err := s.conn.StartTransientUnitContext(ctx, unit, "replace", props, ch); err != nil {
@@ -105,22 +105,21 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 	// A failed unit stays until it is reset, so that its status can be read.
 	clean := context.WithoutCancel(ctx)
 	defer func() { _ = s.ResetFailed(clean, unit) }()
+	result := ""
 	select {
 	case <-ctx.Done():
 		_ = s.Kill(clean, unit)
-		select { // else it could not be reset yet
-		case <-ch:
-		case <-time.After(killWait):
-		}
-		return fmt.Errorf("%s did not end", what)
-	case result := <-ch:
-		if result == "done" {
-			return nil
-		}
+	case result = <-ch:
 	}
-	st, err := s.Unit(clean, unit)
-	if err != nil {
+	// Its job has ended before what it does last, and before it could be reset.
+	st, err := s.ended(clean, unit)
+	switch {
+	case err != nil:
 		return err
+	case result == "done":
+		return nil
+	case result == "":
+		return fmt.Errorf("%s did not end", what)
 	}
 	log, err := s.Log(clean, unit, st.Invocation, logLines)
 	if err != nil {
@@ -131,4 +130,17 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 		cause = what + " did not end"
 	}
 	return &fault{cause: cause, log: log}
+}
+
+// ended waits until a unit has no process any more.
+func (s *Systemd) ended(ctx context.Context, unit string) (UnitState, error) {
+	for until := time.Now().Add(killWait); ; time.Sleep(2 * time.Millisecond) {
+		st, err := s.Unit(ctx, unit)
+		switch {
+		case err != nil || st.gone():
+			return st, err
+		case time.Now().After(until):
+			return st, fmt.Errorf("%s does not end", unit)
+		}
+	}
 }

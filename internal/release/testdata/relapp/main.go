@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net"
@@ -10,12 +11,16 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		check(os.Args[1:])
+	}
 	mode := read("/etc/relapp/mode")
 	fmt.Printf("relapp: mode %s, release %s\n", mode, os.Getenv("DEVBOX_RELEASE"))
 	switch mode {
@@ -48,6 +53,7 @@ func main() {
 		os.Exit(1)
 	}
 	page := read("/usr/share/relapp/page")
+	migrate(read("/usr/share/relapp/schema"))
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/health" && mode == "sick" {
 			http.Error(w, "sick", http.StatusServiceUnavailable)
@@ -57,6 +63,12 @@ func main() {
 			value, err := os.ReadFile(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), name))
 			fmt.Fprintf(w, "%x %v\n", sha256.Sum256(value), err) // the value itself is looked for elsewhere
 			return
+		}
+		if text, ok := strings.CutPrefix(r.URL.Path, "/store/"); ok {
+			if err := store(text); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
 		}
 		fmt.Fprintf(w, "%s %s %s %s\n", page, os.Getenv("DEVBOX_VERSION"), os.Getenv("DEVBOX_RELEASE"), os.Getenv("GREETING"))
 	})}
@@ -92,4 +104,56 @@ func notify(state string) {
 	}
 	defer conn.Close()
 	_, _ = conn.Write([]byte(state))
+}
+
+func stored(name string) string { return filepath.Join(os.Getenv("STATE_DIRECTORY"), name) }
+
+// store adds a line to what the app has stored, on disk for good.
+func store(text string) error {
+	f, err := os.OpenFile(stored("lines"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := fmt.Fprintln(f, text); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// migrate gives the data the schema of this version, unless it has a later one.
+func migrate(schema string) {
+	if is, _ := strconv.Atoi(read(stored("schema"))); schema != "" {
+		if want, _ := strconv.Atoi(schema); want > is {
+			_ = os.WriteFile(stored("schema"), []byte(schema), 0o600)
+		}
+	}
+}
+
+// check says what there is to say of the data, as the words that it is given
+// want it.
+func check(words []string) {
+	switch words[0] {
+	case "check":
+		lines := read(stored("lines"))
+		fmt.Printf(`{"integrity":"ok","schema":%s,"rows":{"lines":%d}}`+"\n", cmp.Or(read(stored("schema")), "0"), len(strings.Fields(lines)))
+	case "who":
+		_, neterr := net.DialTimeout("tcp", words[1], time.Second)
+		_, hosterr := os.Stat("/etc/shadow")
+		werr := os.WriteFile("/usr/x", nil, 0o600)
+		fmt.Printf(`{"integrity":%q}`+"\n", strings.TrimSpace(fmt.Sprintln(os.Getuid() != 0, neterr != nil, hosterr != nil, werr != nil, os.Getenv("GREETING"), os.Getenv("DEVBOX_RELEASE"), words[2])))
+	case "hang":
+		time.Sleep(time.Hour)
+	case "flood":
+		for {
+			if _, err := os.Stdout.Write(make([]byte, 64<<10)); err != nil {
+				os.Exit(1)
+			}
+		}
+	default:
+		fmt.Println(`{"integrity":"row 3 is torn"}`)
+		fmt.Fprintln(os.Stderr, "relapp: row 3 cannot be read")
+		os.Exit(7)
+	}
+	os.Exit(0)
 }
