@@ -65,7 +65,7 @@ portable service; both are set up by the same cloud-config.
 		newProvision(a),
 		newBuild(a), newCheck(a), newWatch(a),
 		newDeploy(a), newRollback(a), newReleases(a), newDiff(a),
-		newStatus(a), newLogs(a), newSSH(a), newSecret(a),
+		newDrill(a), newStatus(a), newLogs(a), newSSH(a), newSecret(a),
 		newSchema(a), newVersion(a), newForward(a),
 	)
 	root.InitDefaultCompletionCmd()

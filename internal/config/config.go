@@ -66,6 +66,8 @@ type Config struct {
 
 	// What devbox is to know of the data that the app stores.
 	State State `yaml:"state"`
+	// How `devbox drill` rehearses a disaster.
+	Drill Drill `yaml:"drill"`
 
 	// Servers that the app is deployed to, each by a name of your own: `devbox
 	// deploy prod` deploys to `prod`. No server is named dev, which is what
@@ -208,6 +210,15 @@ type State struct {
 	// before-activate has every server keep a copy of the data as it was before
 	// each new version. The dev machine keeps none.
 	Snapshot string `yaml:"snapshot" jsonschema:"enum=none,enum=before-activate,default=none"`
+// Drill is how a disaster is rehearsed.
+type Drill struct {
+	// Units that do not run in a rehearsal, because they would write to the
+	// replica that it only reads.
+	Without []string `yaml:"without"`
+
+	// Ports of the dev machine's own address 127.0.0.1, such as that of a
+	// stand-in for S3, that a rehearsal of the dev machine's loss reaches as its own.
+	Ports []int `yaml:"ports"`
 }
 
 // Target is a server that the app is deployed to.

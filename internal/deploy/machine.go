@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -15,7 +16,7 @@ import (
 func (p *Project) Spec() vm.Spec {
 	m := p.Config.Machine
 	s := vm.Spec{
-		Name: p.Config.Name, CPUs: m.CPUs, MemoryBytes: int64(m.Memory), DiskBytes: int64(m.Disk),
+		Name: cmp.Or(p.machineName, p.Config.Name), CPUs: m.CPUs, MemoryBytes: int64(m.Memory), DiskBytes: int64(m.Disk),
 		StateDir: p.MachineDir(), CacheDir: p.Paths.Cache,
 	}
 	for arch, b := range m.Base {

@@ -5,6 +5,7 @@
 package deploy
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -44,6 +45,8 @@ type Project struct {
 	// SSH is the person's side of connections to servers: SSH config, agent, prompts.
 	SSH remote.Options
 
+	machineName string // "": that of the app
+
 	on *Project // whose dev machine this app runs on; nil: it has its own
 
 	prepared bool // this process made a copy for the next image to be packed over
@@ -58,7 +61,7 @@ func (p *Project) MachineDir() string {
 	if p.on != nil {
 		return p.on.MachineDir()
 	}
-	return filepath.Join(p.Paths.State, "machines", p.Config.Name)
+	return filepath.Join(p.Paths.State, "machines", cmp.Or(p.machineName, p.Config.Name))
 }
 
 // stages is where build commands put their files, each into a folder of its own.

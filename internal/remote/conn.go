@@ -212,6 +212,19 @@ func (c *Conn) lost(err error) error {
 	return err
 }
 
+// Listen has the host listen on addr, TCP, and hands over what connects there.
+// It ends with the connection.
+func (c *Conn) Listen(addr string) (net.Listener, error) {
+	if err := c.Err(); err != nil {
+		return nil, err
+	}
+	l, err := c.client().Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s of %s: %w", addr, c.hop.Alias, err)
+	}
+	return l, nil
+}
+
 // DialContext connects from the host to addr; network is tcp or unix. It fits
 // http.Transport.DialContext. The connection has no deadlines, and can
 // CloseWrite.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"devbox/internal/hint"
@@ -21,6 +22,18 @@ type Want struct {
 // (credential_store_path_encrypted in systemd's src/shared/creds-util.c).
 var stores = []string{
 	image.CredStore, "/run/credstore.encrypted", "/usr/local/lib/credstore.encrypted", "/usr/lib/credstore.encrypted",
+}
+
+// Wanted are the secrets that units of app name, each once.
+func Wanted(app string, units []image.Unit) (all []string) {
+	for _, u := range units {
+		for _, name := range names(app, u) {
+			if !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		}
+	}
+	return all
 }
 
 // Missing finds the secrets that units of app name and this host does not

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"devbox/internal/deploy"
+	"devbox/internal/protocol"
+	"devbox/internal/ui"
+
+	"github.com/spf13/cobra"
+)
+
+type drillOptions struct {
+	secrets []string
+	keep    bool
+}
+
+func newDrill(a *app) *cobra.Command {
+	var o drillOptions
+	c := &cobra.Command{
+		Use:   "drill [TARGET]",
+		Short: "rehearse the loss of a server: does everything come back?",
+		Long: `drill makes a new machine at home, brings the released image there and has it restore the
+app's data from the replica, as it would on a new server. Then it compares what came back
+with what is there, says what would have been lost and how long all took, and removes the
+machine. It only reads the replica; the server goes on untouched, or may be gone.`,
+		Example: "  devbox drill prod --secret s3=read-only-key",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := a.project()
+			if err != nil {
+				return err
+			}
+			var t *deploy.Target
+			if len(args) == 1 {
+				if t, err = a.target(args[0]); err != nil {
+					return err
+				}
+			}
+			return a.drill(c.Context(), p, t, o)
+		},
+	}
+	c.Flags().StringArrayVar(&o.secrets, "secret", nil, "`NAME=FILE` with the value of a secret for the rehearsal; others are asked for")
+	c.Flags().BoolVar(&o.keep, "keep", false, "keep the machine of the rehearsal, to look at")
+	return c
+}
+
+func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o drillOptions) error {
+	if err := p.CheckFiles(); err != nil {
+		return badInput{err}
+	}
+	given, err := deploy.DrillSecrets(o.secrets)
+	if err != nil {
+		return badInput{err}
+	}
+	ask := func(ctx context.Context, name string) ([]byte, error) {
+		if value, ok := given[name]; ok {
+			return value, nil
+		}
+		return a.secretValue(ctx, fmt.Sprintf("value of %s for the rehearsal (a key that may only read is enough): ", name), false)
+	}
+	d, err := p.Drill(ctx, a.ui, t, deploy.DrillOptions{Secret: ask, Keep: o.keep})
+	if a.json {
+		a.ui.Value(d)
+		return err
+	}
+	if d.Restored != nil {
+		a.printDrill(d)
+	}
+	return err
+}
+
+func (a *app) printDrill(d *deploy.Drill) {
+	say := a.ui.Result
+	say("%s %s (%s) came back on a new machine", d.Of, d.Release, d.Version)
+	say("  machine %s, image %s, restore and start %s", ui.Seconds(d.Machine), ui.Seconds(d.Ship), ui.Seconds(d.Restore))
+	if d.Restored.Integrity != "" {
+		say("  integrity: %s", d.Restored.Integrity)
+	}
+	for _, table := range slices.Sorted(maps.Keys(d.Restored.Rows)) {
+		say("  %s", rowsLine(table, d.Restored, d.Live))
+	}
+	switch {
+	case d.Live == nil:
+		say("  newest change: %s (%s ago); what came after it cannot be known", d.Restored.Newest.Format(time.RFC3339), ui.Seconds(time.Since(d.Restored.Newest)))
+	case d.Lost == 0:
+		say("  nothing would have been lost: the newest change, of %s, is there", d.Restored.Newest.Format(time.RFC3339))
+	default:
+		say("  the last %s would have been lost: %s is the newest change that came back", ui.Seconds(d.Lost), d.Restored.Newest.Format(time.RFC3339))
+	}
+}
+
+func rowsLine(table string, restored, live *protocol.Data) string {
+	n := restored.Rows[table]
+	if live == nil || live.Rows[table] == n {
+		return fmt.Sprintf("%s: %d rows", table, n)
+	}
+	return fmt.Sprintf("%s: %d rows of %d", table, n, live.Rows[table])
+}

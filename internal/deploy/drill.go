@@ -1,0 +1,364 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"devbox/internal/hint"
+	"devbox/internal/image"
+	"devbox/internal/protocol"
+	"devbox/internal/provision"
+	"devbox/internal/remote"
+	"devbox/internal/secret"
+	"devbox/internal/ui"
+)
+
+// Drill is a rehearsed disaster: a machine that has nothing gets the released
+// image, which brings the app's data back out of its replica.
+type Drill struct {
+	Of      string    `json:"of"` // the target, or "dev"
+	At      time.Time `json:"at"`
+	Release string    `json:"release,omitempty"` // that runs there; "" if it could not be asked
+	Version string    `json:"version"`           // of the image
+	// Live is what the app there says of its data, just before the replica was
+	// read; nil, and Unreached why, if it could not be asked.
+	Live      *protocol.Data `json:"live,omitempty"`
+	Unreached string         `json:"unreached,omitempty"`
+	Restored  *protocol.Data `json:"restored,omitempty"`
+	// Lost is what was written there last and did not come back.
+	Lost    time.Duration `json:"lost"`
+	Machine time.Duration `json:"machine"` // to have a machine
+	Ship    time.Duration `json:"ship"`    // to have the image on it
+	Restore time.Duration `json:"restore"` // from the start of the release to its health
+	Error   string        `json:"error,omitempty"`
+	Hint    string        `json:"hint,omitempty"`
+}
+
+// DrillOptions are a drill's other end.
+type DrillOptions struct {
+	// Secret asks for the value of a secret for the rehearsal.
+	Secret func(ctx context.Context, name string) ([]byte, error)
+	Keep   bool // the machine of the rehearsal
+}
+
+// Drill rehearses the loss of target, or of the dev machine if target is nil.
+// It only reads the replica: units of drill.without do not run. The machine of
+// the rehearsal is new, and gone afterwards.
+func (p *Project) Drill(ctx context.Context, u *ui.UI, target *Target, o DrillOptions) (*Drill, error) {
+	r := &rehearsal{Drill: Drill{Of: "dev", At: time.Now()}, project: p, target: target, DrillOptions: o}
+	if target != nil {
+		r.Of = target.Name
+	}
+	err := r.run(ctx, u)
+	if err != nil {
+		r.Error, r.Hint = err.Error(), hint.Of(err)
+	}
+	return &r.Drill, err
+}
+
+type rehearsal struct {
+	Drill
+	DrillOptions
+	project *Project
+	target  *Target
+	there   *Host // what is lost; nil if it cannot be reached
+	art     *Artifact
+	secrets map[string][]byte
+}
+
+func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
+	if len(r.project.Config.State.Check) == 0 {
+		return hint.Errorf("set state.check in devbox.yaml to a program of the image that tells what data there is", "a drill has nothing to compare with")
+	}
+	if err := r.meet(ctx, u); err != nil {
+		return err
+	}
+	if r.there != nil {
+		defer r.there.Close()
+	}
+	if err := r.findImage(); err != nil {
+		return err
+	}
+	defer r.art.Close()
+	// All that is asked of a person is asked before the minutes begin.
+	if err := r.askSecrets(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		for _, v := range r.secrets {
+			clear(v)
+		}
+	}()
+	q := r.stage()
+	if _, err := q.Destroy(ctx, u); err != nil { // that of a rehearsal that was killed has data
+		return err
+	}
+	defer func() {
+		if r.Keep {
+			return
+		}
+		s := u.Step("remove the machine of the rehearsal")
+		_, derr := q.Destroy(context.WithoutCancel(ctx), u)
+		err = errors.Join(err, s.End(derr, ""))
+	}()
+	return r.rehearse(ctx, u, q)
+}
+
+// meet asks what runs there, if it can be reached: it may be gone indeed.
+func (r *rehearsal) meet(ctx context.Context, u *ui.UI) error {
+	var err error
+	if r.target != nil {
+		r.there, err = r.target.Connect(ctx)
+	} else {
+		r.there, err = r.project.Connect(ctx)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		r.Unreached = err.Error()
+		u.Say("note: %s cannot be asked, so the rehearsal goes by what is here: %v", r.Of, err)
+		return nil
+	}
+	st, err := r.there.Status(ctx, r.project.Config.Name)
+	if err != nil {
+		return err
+	}
+	if st.Current == nil {
+		return hint.Errorf("deploy it first", "nothing runs on %s that could be lost", r.Of)
+	}
+	r.Release, r.Version = st.Current.ID, short(st.Current.Digest)
+	return nil
+}
+
+// findImage opens the image that runs there, or was brought there last.
+func (r *rehearsal) findImage() error {
+	stores := []imageStore{r.project.images()}
+	if r.target != nil {
+		stores = []imageStore{r.target.shipped(), r.project.images()}
+	}
+	var found *stored
+	var err error
+	for _, s := range stores {
+		if r.there != nil {
+			found, err = s.find([]string{r.there.Welcome.Current})
+		} else {
+			found, err = s.latest()
+		}
+		if err != nil {
+			return err
+		}
+		if found != nil {
+			r.Version = found.digest.Short()
+			r.art = &Artifact{Path: s.path(found.digest), Digest: found.digest, Size: found.Size, Sums: found.Sums, file: found.file}
+			return nil
+		}
+	}
+	cure := "check out what runs there and build it: `devbox build`"
+	if r.there == nil {
+		cure = "build it: `devbox build`"
+	}
+	return hint.Errorf(cure, "this computer does not have the image of %s any more", strings.TrimSpace(r.Of+" "+r.Version))
+}
+
+// askSecrets gets the values of all secrets that units of the image name.
+func (r *rehearsal) askSecrets(ctx context.Context) error {
+	img, err := image.Open(r.art.Path)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	units, err := img.Units()
+	if err != nil {
+		return err
+	}
+	r.secrets = map[string][]byte{}
+	for _, want := range secret.Wanted(r.project.Config.Name, units) {
+		if r.target == nil {
+			if given, ok := r.project.Config.Machine.Secrets[want]; ok {
+				r.secrets[want] = []byte(given)
+				continue
+			}
+		}
+		if r.secrets[want], err = r.Secret(ctx, want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stage is the project as it is rehearsed: on a machine of its own, with the
+// settings of what is lost.
+func (r *rehearsal) stage() *Project {
+	c := *r.project.Config
+	c.Machine.Ports, c.Machine.Beside, c.Machine.Secrets = nil, nil, nil
+	if r.target != nil {
+		c.Env, c.Health = r.target.Env, r.target.Health
+	}
+	return &Project{Config: &c, Paths: r.project.Paths, Version: r.project.Version, machineName: c.Name + "-drill"}
+}
+
+func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
+	begin := time.Now()
+	h, err := q.Up(ctx, u)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := r.holdBack(ctx, q); err != nil {
+		return err
+	}
+	if r.target == nil {
+		stop, err := r.reach(ctx, q)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	for name, value := range r.secrets {
+		if _, err := h.SetSecret(ctx, name, value); err != nil {
+			return fmt.Errorf("set the secret %s on the machine of the rehearsal: %w", name, err)
+		}
+	}
+	r.Machine = time.Since(begin)
+
+	begin = time.Now()
+	s := u.Step("ship %s, %s", r.art.Version(), ui.Bytes(r.art.Size))
+	if _, err := h.Ship(ctx, r.art); s.End(err, "") != nil {
+		return err
+	}
+	r.Ship = time.Since(begin)
+	if r.there != nil {
+		if r.Live, err = r.there.Data(ctx); err != nil {
+			return fmt.Errorf("ask %s for its data: %w", r.Of, err)
+		}
+	}
+
+	begin = time.Now()
+	s = u.Step("restore and start")
+	c := &Cycle{At: begin}
+	if err := h.Deliver(ctx, r.art, c, u.Say); s.End(err, "") != nil {
+		return err
+	}
+	r.Restore = time.Since(begin)
+	if r.Restored, err = h.Data(ctx); err != nil {
+		return fmt.Errorf("ask what came back: %w", err)
+	}
+	return r.compare()
+}
+
+// compare finds out what did not come back.
+func (r *rehearsal) compare() error {
+	switch {
+	case r.Restored.Integrity != "" && r.Restored.Integrity != "ok":
+		return hint.Errorf("the replica is damaged: see whether the data there is well, and have it replicated anew", "what came back is not whole: %s", r.Restored.Integrity)
+	case r.Live == nil || !r.Live.Newest.After(r.Restored.Newest):
+		return nil
+	}
+	r.Lost = r.Live.Newest.Sub(r.Restored.Newest)
+	if r.Restored.Newest.IsZero() {
+		return hint.Errorf("look at the units that replicate and restore: `devbox status`, `devbox logs`", "nothing came back: there is no replica, or it is empty")
+	}
+	return nil
+}
+
+// holdBack keeps the units of drill.without from running: they would write to
+// the replica. A condition is none that a release has to be sent for.
+func (r *rehearsal) holdBack(ctx context.Context, q *Project) error {
+	conn, err := q.asAdministrator(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	const script = `set -eu
+for unit; do
+	mkdir -p "/etc/systemd/system/$unit.d"
+	printf '[Unit]\n# In a rehearsal this would write to the replica.\nConditionPathExists=!/\n' >"/etc/systemd/system/$unit.d/90-drill.conf"
+done`
+	var said strings.Builder
+	exit, err := asAdmin{conn: conn, sudo: true}.Run(ctx, provision.Command{Script: script, Args: r.project.Config.Drill.Without, Stderr: &said})
+	if err == nil && exit != 0 {
+		err = fmt.Errorf("exit code %d: %s", exit, strings.TrimSpace(said.String()))
+	}
+	if err != nil {
+		return fmt.Errorf("hold units back: %w", err)
+	}
+	return nil
+}
+
+func (p *Project) asAdministrator(ctx context.Context) (*remote.Conn, error) {
+	e, err := p.AdminEndpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Dial(ctx, endpoint(e, e.User), p.dialOptions())
+}
+
+// reach lets the machine of the rehearsal reach ports of the dev machine, where
+// the stand-ins are, as its own.
+func (r *rehearsal) reach(ctx context.Context, q *Project) (stop func(), err error) {
+	if r.there == nil {
+		return nil, hint.Errorf("run `devbox up`", "the replica of the dev machine is on it, and it does not run")
+	}
+	conn, err := q.asAdministrator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, port := range r.project.Config.Drill.Ports {
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		l, err := conn.Listen(addr)
+		if err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("open port %d of the machine of the rehearsal: %w", port, err)
+		}
+		go r.pass(ctx, l, addr)
+	}
+	return func() { conn.Close() }, nil
+}
+
+func (r *rehearsal) pass(ctx context.Context, l net.Listener, addr string) {
+	for {
+		in, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer in.Close()
+			out, err := r.there.Conn.DialContext(ctx, "tcp", addr)
+			if err != nil {
+				return
+			}
+			defer out.Close()
+			go func() {
+				_, _ = io.Copy(out, in)
+				if half, ok := out.(interface{ CloseWrite() error }); ok {
+					_ = half.CloseWrite()
+				}
+			}()
+			_, _ = io.Copy(in, out)
+		}()
+	}
+}
+
+// DrillSecrets reads values from files: NAME=FILE each.
+func DrillSecrets(files []string) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	for _, f := range files {
+		name, file, ok := strings.Cut(f, "=")
+		if !ok || secret.ValidName(name) != nil {
+			return nil, hint.Errorf("write --secret NAME=FILE", "%q is not NAME=FILE", strings.SplitN(f, "=", 2)[0])
+		}
+		value, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read the value of %s: %w", name, err)
+		}
+		all[name] = value
+	}
+	return all, nil
+}
