@@ -47,6 +47,11 @@ func check(c *Config, d *decoder) {
 	checkEnv(c, d, "env", c.Env)
 	checkHealth(d, "health", c.Health)
 	checkState(d, c.State)
+	checkDrill(c, d)
+	checkTargets(c, d)
+}
+
+func checkDrill(c *Config, d *decoder) {
 	for i, unit := range c.Drill.Without {
 		if !unitRE.MatchString(unit) || !ownUnit(c.Name, unit) {
 			d.wrong(fmt.Sprintf("drill.without[%d]", i), fmt.Sprintf("%q is not a service of this app", unit), fmt.Sprintf("write one such as %s-backup.service", c.Name))
@@ -57,7 +62,6 @@ func check(c *Config, d *decoder) {
 			d.wrong(fmt.Sprintf("drill.ports[%d]", i), fmt.Sprintf("%d is not a port", port), "write one up to "+strconv.Itoa(maxPort))
 		}
 	}
-	checkTargets(c, d)
 }
 
 func checkName(c *Config, d *decoder) {

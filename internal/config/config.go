@@ -210,6 +210,8 @@ type State struct {
 	// before-activate has every server keep a copy of the data as it was before
 	// each new version. The dev machine keeps none.
 	Snapshot string `yaml:"snapshot" jsonschema:"enum=none,enum=before-activate,default=none"`
+}
+
 // Drill is how a disaster is rehearsed.
 type Drill struct {
 	// Units that do not run in a rehearsal, because they would write to the

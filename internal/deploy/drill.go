@@ -235,7 +235,7 @@ func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
 	}
 	r.Ship = time.Since(begin)
 	if r.there != nil {
-		if r.Live, err = r.there.Data(ctx); err != nil {
+		if r.Live, err = r.ask(ctx, r.there); err != nil {
 			return fmt.Errorf("ask %s for its data: %w", r.Of, err)
 		}
 	}
@@ -247,15 +247,22 @@ func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
 		return err
 	}
 	r.Restore = time.Since(begin)
-	if r.Restored, err = h.Data(ctx); err != nil {
+	if r.Restored, err = r.ask(ctx, h); err != nil {
 		return fmt.Errorf("ask what came back: %w", err)
 	}
 	return r.compare()
 }
 
+func (r *rehearsal) ask(ctx context.Context, h *Host) (*protocol.Data, error) {
+	d, err := h.Data(ctx, r.project.Config.Name)
+	return &d, err
+}
+
 // compare finds out what did not come back.
 func (r *rehearsal) compare() error {
 	switch {
+	case r.Restored.Problem != "":
+		return hint.Errorf("see it on the machine: `devbox drill --keep`", "what came back is not well: %s", r.Restored.Problem)
 	case r.Restored.Integrity != "" && r.Restored.Integrity != "ok":
 		return hint.Errorf("the replica is damaged: see whether the data there is well, and have it replicated anew", "what came back is not whole: %s", r.Restored.Integrity)
 	case r.Live == nil || !r.Live.Newest.After(r.Restored.Newest):
