@@ -33,13 +33,14 @@ func Root() string {
 
 // Project is a copy of the example, and the environment to run devbox in.
 type Project struct {
-	Dir    string
-	Home   string
-	Cache  string // XDG_CACHE_HOME
-	Port   int    // of this computer, that leads to the app
-	Env    []string
-	devbox string
-	cred   *syscall.Credential // nil: as this process
+	Dir        string
+	Home       string
+	Cache      string // XDG_CACHE_HOME
+	Port       int    // of this computer, that leads to the app
+	SecurePort int    // the same, for TLS
+	Env        []string
+	devbox     string
+	cred       *syscall.Credential // nil: as this process
 }
 
 // Options say where a project lies and whose it is.
@@ -53,7 +54,7 @@ type Options struct {
 // there, as a person does who has cloned it.
 func New(t testing.TB, o Options) *Project {
 	t.Helper()
-	p := &Project{Dir: filepath.Join(o.Home, "bowl"), Home: o.Home, Cache: o.Cache, Port: freePort(t), devbox: filepath.Join(Root(), "bin", "devbox")}
+	p := &Project{Dir: filepath.Join(o.Home, "bowl"), Home: o.Home, Cache: o.Cache, Port: freePort(t), SecurePort: freePort(t), devbox: filepath.Join(Root(), "bin", "devbox")}
 	if _, err := os.Stat(p.devbox); err != nil {
 		t.Fatalf("%v: run `make build` first", err)
 	}
@@ -76,7 +77,7 @@ func New(t testing.TB, o Options) *Project {
 			t.Fatal(err)
 		}
 	}
-	p.Edit(t, "devbox.yaml", `"8080:8080"`, fmt.Sprintf(`"%d:8080"`, p.Port))
+	p.Edit(t, "devbox.yaml", `"8080:8080", "8443:443"`, fmt.Sprintf(`"%d:8080", "%d:443"`, p.Port, p.SecurePort))
 	p.Must(t, "init")
 	return p
 }
@@ -275,20 +276,21 @@ func (p *Project) Undo(t testing.TB, names ...string) func() {
 	}
 }
 
-// Tools are the folders of the programs that the example builds from their
-// modules once, which takes minutes.
+// Tools builds the programs that the example builds from their modules once,
+// which takes minutes, and returns the folders that they are kept in, one for
+// each version.
 func Tools(t testing.TB) []string {
 	t.Helper()
-	var all []string
-	for _, tool := range [][]string{
-		{"github.com/benbjohnson/litestream/cmd/litestream", "v0.5.18"},
-		{"github.com/versity/versitygw/cmd/versitygw", "v1.8.0"},
-		{"github.com/letsencrypt/pebble/v2/cmd/pebble", "v2.10.1"},
-		{"github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv", "v2.10.1"},
-	} {
-		out := Output(t, filepath.Join(Root(), "examples/bowl/scripts/tool.sh"), tool...)
-		lines := strings.Split(strings.TrimSpace(out), "\n")
-		all = append(all, filepath.Dir(lines[len(lines)-1]))
+	example := filepath.Join(Root(), "examples", "bowl")
+	Output(t, filepath.Join(example, "scripts/tool.sh"), "github.com/benbjohnson/litestream/cmd/litestream", "v0.5.18")
+	Output(t, "env", "DEVBOX_STAGE="+t.TempDir(), filepath.Join(example, "standins/scripts/build.sh"))
+	users, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := filepath.Glob(filepath.Join(users, "devbox", "tools", "*", "*"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return all
 }

@@ -19,8 +19,14 @@ for program in \
 done
 
 # Pebble's own address needs a certificate; its module has one for localhost, which bowl trusts by the secret acme-ca.
-module=$(go mod download -json github.com/letsencrypt/pebble/v2@v2.10.1 | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+certs=$(dirname "$($tool github.com/letsencrypt/pebble/v2/cmd/pebble v2.10.1)")/localhost
+if [ ! -d "$certs" ]; then
+	module=$(go mod download -json github.com/letsencrypt/pebble/v2@v2.10.1 | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+	rm -rf "$certs.new"
+	cp -R "$module/test/certs/localhost" "$certs.new"
+	chmod -R u=rwX,go=rX "$certs.new"
+	mv "$certs.new" "$certs"
+fi
 mkdir -p "$DEVBOX_STAGE/etc/standins"
-cp "$module/test/certs/localhost/cert.pem" "$DEVBOX_STAGE/etc/standins/localhost.pem"
-cp "$module/test/certs/localhost/key.pem" "$DEVBOX_STAGE/etc/standins/localhost.key"
-chmod 644 "$DEVBOX_STAGE"/etc/standins/*
+cp "$certs/cert.pem" "$DEVBOX_STAGE/etc/standins/localhost.pem"
+cp "$certs/key.pem" "$DEVBOX_STAGE/etc/standins/localhost.key"
