@@ -191,7 +191,7 @@ func (a *app) printApp(r report, cure string) {
 		}
 	}
 	for _, f := range r.Ports {
-		a.ui.Result("port     http://127.0.0.1:%d -> %d in the machine%s", f.Client, f.Guest, note(f.Problem))
+		a.ui.Result("port     %s -> %d in the machine%s", localAddress(f.Client, f.Guest), f.Guest, note(f.Problem))
 	}
 	if r.Problem != "" {
 		a.ui.Result("problem  %s", r.Problem)

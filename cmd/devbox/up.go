@@ -64,8 +64,16 @@ func (a *app) printRelease(p *deploy.Project, c *deploy.Cycle) {
 		a.ui.Say("  %s", ui.Waterfall(spans(c.Phases), 24))
 	}
 	for _, port := range p.Config.Machine.Ports {
-		a.ui.Result("http://127.0.0.1:%d", port.Client)
+		a.ui.Result("%s", localAddress(port.Client, port.Guest))
 	}
+}
+
+// localAddress is where a port of the machine answers here. What is on 443 speaks TLS.
+func localAddress(client, guest int) string {
+	if guest == 443 {
+		return fmt.Sprintf("https://127.0.0.1:%d", client)
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d", client)
 }
 
 func newDown(a *app) *cobra.Command {

@@ -126,7 +126,7 @@ func (b *bench) copyApp(name string) (string, error) {
 		return "", err
 	}
 	return dst, edit(filepath.Join(dst, config.FileName), map[string]string{
-		`"8080:8080", "8443:443"`: fmt.Sprintf(`"%d:8080"`, port),
+		`"8443:443", "8080:8080"`: fmt.Sprintf(`"%d:8080"`, port),
 		"\nmachine:\n":            "\nmachine:\n  driver: nspawn\n",
 	})
 }

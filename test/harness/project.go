@@ -77,7 +77,7 @@ func New(t testing.TB, o Options) *Project {
 			t.Fatal(err)
 		}
 	}
-	p.Edit(t, "devbox.yaml", `"8080:8080", "8443:443"`, fmt.Sprintf(`"%d:8080", "%d:443"`, p.Port, p.SecurePort))
+	p.Edit(t, "devbox.yaml", `"8443:443", "8080:8080"`, fmt.Sprintf(`"%d:443", "%d:8080"`, p.SecurePort, p.Port))
 	p.Must(t, "init")
 	return p
 }
