@@ -35,7 +35,7 @@ func TestNspawn(t *testing.T) {
 		{"up", testUp}, {"watch", testWatch}, {"journal", testJournal}, {"commands", testCommands}, {"saves under load", testSaves},
 		{"failures", testFailures}, {"bad input", testBadInput}, {"disk full", testDiskFull},
 		{"killed", testKilled}, {"down and up", testDownUp},
-		{"logs", testLogs}, {"secrets", testSecrets}, {"cloud-config", testCloudConfig}, {"replica", testReplica}, {"drill", testDrill}, {"locked in", testLockedIn},
+		{"logs", testLogs}, {"secrets", testSecrets}, {"cloud-config", testCloudConfig}, {"replica", testReplica}, {"drill", testDrill}, {"crowd", testCrowd}, {"locked in", testLockedIn},
 		{"restart", testRestart}, {"destroy", testDestroy},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, p) }) && part.name == "up" {
