@@ -23,13 +23,14 @@ const (
 // testCrowd has 1,000 screens follow 200 presses a second for a minute, on the
 // two cores that they share with the app.
 func testCrowd(t *testing.T, p *harness.Project) {
-	base := p.URL("")
-	c, err := play.Gather(t.Context(), base, crowdRooms, crowdPlayers, crowdScreens)
+	// Not through the forwarded port, which is one SSH connection for all.
+	at := strings.Fields(p.Inside(t, "hostname -I"))[0] + ":8080"
+	c, err := play.Gather(t.Context(), "http://"+at, crowdRooms, crowdPlayers, crowdScreens)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for n := range slowScreens {
-		slow, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(p.Port))
+		slow, err := net.Dial("tcp", at)
 		if err != nil {
 			t.Fatal(err)
 		}
