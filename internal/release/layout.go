@@ -40,6 +40,9 @@ func (p place) releases() string { return p.dir("releases") }
 
 func (p place) snapshots() string { return p.dir("snapshots") }
 
+// stored is a folder below /var/lib.
+func (p place) stored(dir string) string { return filepath.Join(p.root, dataDir, dir) }
+
 // snapshot is that of the data before the activation of a release.
 func (p place) snapshot(before string) string { return p.dir("snapshots", before) }
 

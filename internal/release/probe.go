@@ -37,9 +37,12 @@ const (
 func (s *Systemd) Probe(ctx context.Context, p Probe) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	like, err := s.props(ctx, p.Like, map[string][]string{serviceIface: append([]string{"Environment"}, likeProps...)})
+	like, err := s.props(ctx, p.Like, map[string][]string{unitIface: {"LoadState"}, serviceIface: append([]string{"Environment"}, likeProps...)})
 	if err != nil {
 		return nil, err
+	}
+	if state := prop[string](like, "LoadState"); state != "loaded" { // it would say of no user that it is root's
+		return nil, fmt.Errorf("%s is %s, and so it is not known as which user to look at the data", p.Like, state)
 	}
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -54,7 +57,9 @@ func (s *Systemd) Probe(ctx context.Context, p Probe) ([]byte, error) {
 		property("PrivateNetwork", true),
 		property("Environment", append(prop[[]string](like, "Environment"), p.Env...)),
 		property("StandardOutputFileDescriptor", dbus.UnixFD(in.Fd())),
-		property("StandardError", "journal"), // else it goes where the output does
+		// It would go where the output does, if systemd took the two for the same.
+		property("StandardOutput", "null"),
+		property("StandardError", "journal"),
 		property("ExecStartEx", []execCommand{{p.Args[0], p.Args, []string{"no-env-expand"}}}),
 	)
 	for _, name := range likeProps {

@@ -47,9 +47,15 @@ echo $n $bad $longest > result`, dir, port))
 	}
 }
 
+// waits is the shell's for a service that is frozen, or whose process is stopped
+// where control groups cannot freeze.
+func waits(unit string) string {
+	return fmt.Sprintf(`[ "$(systemctl show -P FreezerState %[1]s)" = frozen -o "$(ps -o s= -p $(systemctl show -P MainPID %[1]s))" = T ]`, unit)
+}
+
 func (m *machine) frozen(t *testing.T, unit string) bool {
 	t.Helper()
-	return m.sh(t, "systemctl show -P FreezerState "+unit) != "running"
+	return m.sh(t, waits(unit)+" && echo frozen || true") != ""
 }
 
 // The data is copied before an activation, while visitors write: it is what was
@@ -71,6 +77,7 @@ func TestRealSnapshot(t *testing.T) {
 	}
 
 	leave := m.visitors(t, port)
+	t.Logf("systemd can freeze: %s", m.sh(t, "systemctl show -P CanFreeze "+app+".service"))
 	r := c.deploy(app, build(t, base.with("usr/share/relapp/page", "two")), snapshotting(), protocol.Committed)
 	t.Logf("phases:%s", phases(r.Phases))
 	stored, refused, longest := leave()
@@ -96,13 +103,13 @@ func TestRealSnapshot(t *testing.T) {
 	// Killed in the middle, nothing waits for ever and nothing half-made counts.
 	m.sh(t, "head -c 400M /dev/urandom > "+live+"/big && chown --reference="+live+" "+live+"/big")
 	next := build(t, base.with("usr/share/relapp/page", "three"))
-	for name, kill := range map[string]string{"devbox-host": "systemctl kill -s KILL 'devbox-" + app + "-*.scope'", "the copy": "systemctl kill -s KILL 'devbox-snapshot-" + app + "-*'"} {
+	for name, kill := range map[string]string{"devbox-host": "systemctl kill -s KILL 'devbox-" + app + "-*.scope'", "the copy": "systemctl kill -s KILL devbox-copy-" + app + ".service"} {
 		victim := m.serve(t, "")
 		victim.hello(app)
 		if a := victim.receive(app, next, nil); a.Error != "" {
 			t.Fatalf("%+v", a)
 		}
-		watch := m.command(fmt.Sprintf("for i in $(seq 2000); do if [ \"$(systemctl show -P FreezerState %s.service)\" = frozen ]; then %s; echo killed; exit; fi; done", app, kill))
+		watch := m.command(fmt.Sprintf("for i in $(seq 2000); do if %s; then %s; echo killed; exit; fi; done", waits(app+".service"), kill))
 		told := make(chan string, 1)
 		go func() {
 			out, err := watch.CombinedOutput()
@@ -123,7 +130,7 @@ func TestRealSnapshot(t *testing.T) {
 		if got := m.get(t, port); !strings.HasPrefix(got, "two ") {
 			t.Errorf("%s killed: answers %q", name, got)
 		}
-		if is := m.sh(t, "until ! systemctl is-active -q 'devbox-snapshot-*'; do sleep 0.1; done; ls "+snapshots); is != "r2" {
+		if is := m.sh(t, "until ! systemctl is-active -q 'devbox-copy-*'; do sleep 0.1; done; ls "+snapshots); is != "r2" {
 			t.Errorf("%s killed: snapshots %q", name, is)
 		}
 		victim.close()
@@ -136,5 +143,5 @@ func TestRealSnapshot(t *testing.T) {
 	if got := m.get(t, port); !strings.HasPrefix(got, "three ") {
 		t.Errorf("answers %q", got)
 	}
-	t.Logf("with 400 MB: %s", m.sh(t, "journalctl -u 'devbox-snapshot-"+app+"-*' -o short-precise --no-pager | tail -4"))
+	t.Logf("with 400 MB: %s", m.sh(t, "journalctl -u devbox-copy-"+app+" -o short-precise --no-pager | tail -4"))
 }

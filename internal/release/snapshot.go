@@ -59,18 +59,22 @@ func (a *app) dirsOf(targets ...target) ([]string, error) {
 			}
 		}
 	}
-	slices.Sort(dirs)
-	dirs = slices.Compact(dirs)
+	return outermost(dirs), nil
+}
+
+// outermost are the folders that are in none of the others, sorted.
+func outermost(dirs []string) []string {
+	dirs = slices.Compact(slices.Sorted(slices.Values(dirs)))
 	return slices.DeleteFunc(slices.Clone(dirs), func(dir string) bool {
 		return slices.ContainsFunc(dirs, func(above string) bool { return strings.HasPrefix(dir, above+"/") })
-	}), nil
+	})
 }
 
 // dirOf finds the state folder of that name: that of a dynamic user is below
 // private, and a link leads there. It is "" if there is none yet.
 func (a *app) dirOf(name string) (string, error) {
 	for _, dir := range []string{filepath.Join("private", name), name} {
-		info, err := os.Lstat(filepath.Join(a.root, dataDir, dir))
+		info, err := os.Lstat(a.stored(dir))
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			continue
@@ -95,7 +99,7 @@ func (act *activation) wantSnapshot() error {
 	if err != nil || len(dirs) == 0 {
 		return err
 	}
-	if err := act.roomFor(dirs); err != nil {
+	if err := act.roomFor(filepath.Join(act.root, dataDir), dirs, "free some space on the host, or take `snapshot` out of devbox.yaml"); err != nil {
 		return err
 	}
 	act.snap = &snapshot{Before: act.to.Release.ID, Of: cur.ID, Digest: cur.Digest, Dirs: dirs}
@@ -104,11 +108,12 @@ func (act *activation) wantSnapshot() error {
 
 func takesSnapshots(s protocol.Settings) bool { return s.State.Snapshot == protocol.BeforeActivate }
 
-// roomFor refuses data that does not fit on the disk once more.
-func (a *app) roomFor(dirs []string) error {
+// roomFor refuses data that does not fit on the disk once more: dirs below base.
+// cure is what can be done about that.
+func (a *app) roomFor(base string, dirs []string, cure string) error {
 	var need int64
 	for _, dir := range dirs {
-		n, err := sizeOf(filepath.Join(a.root, dataDir, dir))
+		n, err := sizeOf(filepath.Join(base, dir))
 		if err != nil {
 			return err
 		}
@@ -119,7 +124,7 @@ func (a *app) roomFor(dirs []string) error {
 		return err
 	}
 	if free < need+margin {
-		return hint.Errorf("free some space on the host, or take `snapshot` out of devbox.yaml",
+		return hint.Errorf(cure,
 			"not enough space in %s for a copy of the data: it has %d MB, %d MB are free", a.snapshots(), (need+1<<20-1)>>20, free>>20)
 	}
 	return nil
@@ -161,18 +166,21 @@ func (act *activation) takeSnapshot(ctx context.Context) error {
 	limit := copyTime
 	var running []string
 	for name, st := range act.seen.states() {
-		if !st.up() || !strings.HasSuffix(name, ".service") {
+		if !st.up() || st.Sub == "exited" || !strings.HasSuffix(name, ".service") {
 			continue
 		}
 		running = append(running, name)
-		if st.Watchdog > 0 { // which goes on while it waits
-			limit = min(limit, st.Watchdog/2)
+		if st.Watchdog > 0 { // which goes on while it waits, half of it may be over
+			limit = min(limit, st.Watchdog/3)
 		}
 	}
 	slices.Sort(running)
 	act.snap.At = time.Now().UTC().Truncate(time.Second)
+	if err := act.stopCopy(ctx); err != nil {
+		return err
+	}
 	err := act.copyData(*act.snap, func(dirs [][2]string) error {
-		return act.sys.Copy(ctx, Copy{Name: "devbox-snapshot-" + act.name, Freeze: running, Dirs: dirs, Limit: limit})
+		return act.sys.Copy(ctx, Copy{Unit: act.copyUnit(), Freeze: running, Dirs: dirs, Limit: limit})
 	})
 	if err != nil {
 		return hint.Wrap(fmt.Errorf("copy the data as it is before the activation, within %s: %w", limit, err),
@@ -180,6 +188,25 @@ func (act *activation) takeSnapshot(ctx context.Context) error {
 	}
 	act.rep.phase("snapshot")
 	return nil
+}
+
+// copyUnit is the unit that copies data of the app. Only who has the app's lock
+// starts it.
+func (a *app) copyUnit() string { return "devbox-copy-" + a.name + ".service" }
+
+// stopCopy ends what a devbox-host that was killed had begun: it would write to
+// what is about to be made anew.
+func (a *app) stopCopy(ctx context.Context) error {
+	st, err := a.sys.Unit(ctx, a.copyUnit())
+	if err != nil {
+		return err
+	}
+	if !st.gone() {
+		if err := a.stop(ctx, []string{a.copyUnit()}, stopGrace); err != nil {
+			return err
+		}
+	}
+	return a.sys.ResetFailed(ctx, a.copyUnit())
 }
 
 // copyData makes a snapshot with what do copies. It has its name only once all of
@@ -199,7 +226,7 @@ func (a *app) copyData(s snapshot, do func(dirs [][2]string) error) error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 			return err
 		}
-		dirs = append(dirs, [2]string{filepath.Join(a.root, dataDir, dir), to})
+		dirs = append(dirs, [2]string{a.stored(dir), to})
 	}
 	err := do(dirs)
 	crashpoint("copied")

@@ -106,7 +106,7 @@ func TestADataThatCannotBeCopied(t *testing.T) {
 	if !slices.Equal(f.did, []string{copying}) {
 		t.Errorf("did %v", f.did)
 	}
-	f.units["bowl.service"] = UnitState{Active: "active", Type: "notify", Watchdog: 4 * time.Second}
+	f.units["bowl.service"] = UnitState{Active: "active", Type: "notify", Watchdog: 6 * time.Second}
 	f.errs[copying] = []error{errors.New("it did not end")}
 	refused("takes too long for a watchdog", "within 2s")
 
