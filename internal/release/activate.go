@@ -302,7 +302,6 @@ func (act *activation) change(ctx context.Context) error {
 	if err := act.takeSnapshot(ctx); err != nil {
 		return err
 	}
-	crashpoint("snapshot")
 	if err := writeJSON(act.place.journal(), j); err != nil {
 		return err
 	}

@@ -17,6 +17,26 @@ const everyUnitFile = `cd /etc/systemd && find system.attached system \( -path '
 	echo "$f"; if [ -L "$f" ]; then readlink "$f"; else cat "$f"; fi; done
 cat /var/lib/devbox/%[1]s/release.env; stat -c %%i /var/lib/portables/%[1]s.raw; ls -A /etc/systemd/system/*.wants | grep %[1]s`
 
+// boot does what a boot would, as far as the app goes: it finds nothing of it
+// running, and systemd has read the files that are there. Nobody can reach
+// portabled. Where crash names a step, recovery is killed there and tried again.
+func (m *machine) boot(t *testing.T, app, crash string) string {
+	t.Helper()
+	m.put(t, "/var/tmp/boot", []byte(`set -eu
+app=$1
+systemctl stop "$app.socket" "$app*.service"
+systemctl mask --runtime --now systemd-portabled.service 2>/dev/null
+systemctl daemon-reload
+export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere
+[ -z "${2-}" ] || DEVBOX_HOST_CRASH_AT=$2 `+m.host+` recover --boot || true
+`+m.host+` recover --boot
+systemctl unmask --runtime systemd-portabled.service
+`))
+	said := m.sh(t, "sh /var/tmp/boot "+app+" "+crash)
+	m.sh(t, "systemctl start multi-user.target sockets.target")
+	return said
+}
+
 // Killed at any step of an activation that changes, adds and removes units, the
 // host is at boot, without portabled and without a bus, what it was before.
 func TestRealRecoverAtBoot(t *testing.T) {
@@ -31,18 +51,6 @@ func TestRealRecoverAtBoot(t *testing.T) {
 	c.deploy(app, one, protocol.Settings{}, protocol.Committed)
 	c.close()
 	before := m.sh(t, fmt.Sprintf(everyUnitFile, app))
-	// How the boot finds the host: nothing of the app runs, and systemd has read
-	// the files that are there. Nobody can reach portabled.
-	m.put(t, "/var/tmp/boot", []byte(`set -eu
-app=$1
-systemctl stop "$app.socket" "$app*.service"
-systemctl mask --runtime --now systemd-portabled.service 2>/dev/null
-systemctl daemon-reload
-export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere
-[ -z "${2-}" ] || DEVBOX_HOST_CRASH_AT=$2 `+m.host+` recover --boot || true
-`+m.host+` recover --boot
-systemctl unmask --runtime systemd-portabled.service
-`))
 	for i, tt := range []struct {
 		at, boot  string // where it is killed, and where again at boot
 		committed bool
@@ -64,9 +72,7 @@ systemctl unmask --runtime systemd-portabled.service
 				t.Fatalf("it was not killed: %+v", a.Event)
 			}
 			crash.close()
-			said := m.sh(t, "sh /var/tmp/boot "+app+" "+tt.boot)
-			t.Log(said)
-			m.sh(t, "systemctl start multi-user.target sockets.target")
+			t.Log(m.boot(t, app, tt.boot))
 			page := "one " + one.digest[:12] + " r1"
 			if tt.committed {
 				page = fmt.Sprintf("page%d %s", i, next.digest[:12])

@@ -27,7 +27,7 @@ func checking(words ...string) protocol.Settings {
 // A check runs beside the app, as the app, and can reach nothing else.
 func TestRealData(t *testing.T) {
 	m := realMachine(t)
-	const app, port = "rel-data", 18098
+	const app, port = "rel-data", 18130
 	m.fresh(t, app)
 	c := m.serve(t, "")
 	c.hello(app)

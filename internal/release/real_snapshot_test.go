@@ -62,7 +62,7 @@ func (m *machine) frozen(t *testing.T, unit string) bool {
 // stored at one moment, whole, and none of them is refused.
 func TestRealSnapshot(t *testing.T) {
 	m := realMachine(t)
-	const app, port = "rel-snap", 18100
+	const app, port = "rel-snap", 18131
 	m.fresh(t, app)
 	base := standard(app, port)
 	c := m.serve(t, "")
@@ -70,7 +70,7 @@ func TestRealSnapshot(t *testing.T) {
 	c.deploy(app, build(t, base), snapshotting(), protocol.Committed)
 	m.get(t, port)
 	live := m.sh(t, "readlink -f /var/lib/"+app)
-	m.sh(t, "ln -s lines "+live+"/link && chown -h --reference="+live+" "+live+"/link && touch -d @1000000000 "+live+"/link")
+	m.sh(t, "ln -s lines "+live+"/link && chown -h --reference="+live+" "+live+"/link && touch -h -d @1000000000 "+live+"/link")
 	snapshots := "/var/lib/devbox/" + app + "/snapshots"
 	if is := m.sh(t, "ls "+snapshots+" 2>/dev/null || true"); is != "" {
 		t.Errorf("before the first release: %s", is)

@@ -61,8 +61,8 @@ var (
 	}
 	unitSteps = []string{"attached", "reloaded"}
 	bootSteps = []string{"boot", "boot-back", "boot-files", "boot-image", "boot-reloaded"}
-	// others have a line of their own below, or are no part of a change.
-	others = []string{"received", "gave-up", "prepared", "forgotten"}
+	// others have a line of their own below, or are no part of every change.
+	others = []string{"received", "gave-up", "prepared", "forgotten", "copied"}
 )
 
 // cuts are n power cuts: each step of each kind of change, as far as n allows,
