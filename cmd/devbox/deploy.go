@@ -52,28 +52,31 @@ the new release by itself, watches it for a while and keeps it, or goes back.`,
 
 func newRollback(a *app) *cobra.Command {
 	var o deployFlags
+	opts := deploy.RollbackOptions{Release: protocol.Previous}
 	c := &cobra.Command{
 		Use:   "rollback TARGET [RELEASE]",
 		Short: "bring an earlier release of a server back",
 		Long: `rollback makes an earlier release the running one again, with the image, environment and
 health check that it had, by the same way as deploy. Without RELEASE it is the one that ran
-before the running one. What the app itself has stored stays as it is.`,
-		Example: "  devbox rollback prod\n  devbox rollback prod r12",
+before the running one. What the app itself has stored stays as it is, unless --with-data
+is given: then it is what the release ran on last, of which the server keeps a copy where
+devbox.yaml has state.snapshot. What was written since is put aside, not deleted.`,
+		Example: "  devbox rollback prod\n  devbox rollback prod r12\n  devbox rollback prod --with-data",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			t, err := a.target(args[0])
 			if err != nil {
 				return err
 			}
-			release := protocol.Previous
 			if len(args) == 2 {
-				release = args[1]
+				opts.Release = args[1]
 			}
-			offer, err := t.OfferRelease(c.Context(), a.ui, release)
+			offer, err := t.OfferRelease(c.Context(), a.ui, opts)
 			return a.settle(c.Context(), t, offer, err, o)
 		},
 	}
 	o.flags(c)
+	c.Flags().BoolVar(&opts.WithData, "with-data", false, "bring back the data, too, that the release ran on last")
 	return c
 }
 
@@ -151,7 +154,10 @@ func (a *app) settle(ctx context.Context, t *deploy.Target, o *deploy.Offer, err
 }
 
 func (a *app) question(t *deploy.Target, o *deploy.Offer) string {
-	if o.Plan.Of != "" {
+	switch {
+	case !o.Plan.Data.IsZero():
+		return fmt.Sprintf("bring %s and its data of %s back on %s?", o.Plan.Of, o.Plan.Data.Local().Format(time.DateTime), t.Name)
+	case o.Plan.Of != "":
 		return fmt.Sprintf("bring %s back on %s?", o.Plan.Of, t.Name)
 	}
 	return fmt.Sprintf("activate %s on %s?", o.Plan.Release, t.Name)
@@ -194,7 +200,11 @@ func (a *app) printOffer(t *deploy.Target, o *deploy.Offer, say func(format stri
 	if c.Migration != nil {
 		say("  data      %s", c.Migration)
 	}
-	if o.Plan.Of != "" {
+	switch {
+	case !o.Plan.Data.IsZero():
+		say("  data      as it was on %s; what was written in the %s since is put aside, not deleted",
+			o.Plan.Data.Local().Format(time.DateTime), ago(o.Plan.Data))
+	case o.Plan.Of != "":
 		say("  note      what the app itself has stored is not rolled back")
 	}
 }
@@ -271,6 +281,9 @@ func resultOf(r protocol.Release) string {
 	text := r.Outcome
 	if r.Of != "" {
 		text += ", brought " + r.Of + " back"
+		if !r.Data.IsZero() {
+			text += " with its data of " + r.Data.Local().Format(time.DateTime)
+		}
 	}
 	if r.Cause != "" {
 		text += ": " + r.Cause

@@ -270,6 +270,16 @@ func TestAnOfferToBringBackARelease(t *testing.T) {
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)
 	}
+	out.Reset()
+	back := &deploy.Offer{Plan: protocol.Plan{Release: "r8", Of: "r6", Data: time.Now().Add(-125 * time.Minute)}, Cycle: &deploy.Cycle{Serving: "r7"}}
+	a.printOffer(target, back, a.ui.Result)
+	at := back.Plan.Data.Local().Format(time.DateTime)
+	if want := "  data      as it was on " + at + "; what was written in the 2h05min since is put aside, not deleted\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("got\n%s\nwant %s", &out, want)
+	}
+	if got, want := a.question(target, back), "bring r6 and its data of "+at+" back on prod?"; got != want {
+		t.Errorf("asks %q, want %q", got, want)
+	}
 }
 
 func TestStatusOfAHostThatDoesNotAnswer(t *testing.T) {

@@ -23,7 +23,8 @@ type Cycle struct {
 	Version string             `json:"version,omitempty"` // of the image
 	Release string             `json:"release,omitempty"`
 	Serving string             `json:"serving,omitempty"`
-	Of      string             `json:"of,omitempty"` // the release that a rollback brings back
+	Of      string             `json:"of,omitempty"`  // the release that a rollback brings back
+	Data    time.Time          `json:"data,omitzero"` // of when the snapshot of the data is that it brings back with it
 	Restart []protocol.UnitWhy `json:"restart,omitempty"`
 	Stay    []protocol.UnitWhy `json:"stay,omitempty"`
 	Remove  []protocol.UnitWhy `json:"remove,omitempty"`

@@ -63,11 +63,17 @@ func (t *Target) Offer(ctx context.Context, u *ui.UI, opts DeployOptions) (*Offe
 	return o.begun(o.deployment(ctx, u, opts))
 }
 
+// RollbackOptions are choices about one rollback.
+type RollbackOptions struct {
+	Release  string // "rN" of the server's history, or [protocol.Previous]
+	WithData bool   // the data comes back, too, that it ran on last
+}
+
 // OfferRelease asks what it would take to bring a release of the server's
-// history back: "rN" or [protocol.Previous]. It is like Offer in all else.
-func (t *Target) OfferRelease(ctx context.Context, u *ui.UI, release string) (*Offer, error) {
+// history back. It is like Offer in all else.
+func (t *Target) OfferRelease(ctx context.Context, u *ui.UI, opts RollbackOptions) (*Offer, error) {
 	o := &Offer{target: t, Cycle: &Cycle{At: time.Now(), Target: t.Name}}
-	return o.begun(o.rollback(ctx, u, release))
+	return o.begun(o.rollback(ctx, u, opts))
 }
 
 // begun ends the making of an offer. Whatever went wrong, nothing that runs was
@@ -121,7 +127,7 @@ func (o *Offer) deployment(ctx context.Context, u *ui.UI, opts DeployOptions) er
 	return err
 }
 
-func (o *Offer) rollback(ctx context.Context, u *ui.UI, release string) error {
+func (o *Offer) rollback(ctx context.Context, u *ui.UI, opts RollbackOptions) error {
 	if err := o.connect(ctx, u); err != nil {
 		return err
 	}
@@ -129,7 +135,7 @@ func (o *Offer) rollback(ctx context.Context, u *ui.UI, release string) error {
 		none := &HostError{protocol.CodeNoRelease, fmt.Sprintf("nothing has been released on %s that could be brought back", o.target.Name)}
 		return hint.Wrap(none, fmt.Sprintf("`devbox deploy %s` makes the first release", o.target.Name))
 	}
-	o.req = protocol.Activate{Release: release}
+	o.req = protocol.Activate{Release: opts.Release, WithData: opts.WithData}
 	err := o.plan(ctx)
 	var refused *HostError
 	if errors.As(err, &refused) && refused.Code == protocol.CodeNoRelease {
@@ -278,7 +284,7 @@ func (o *Offer) plan(ctx context.Context) error {
 		o.req.Release = result.Plan.Of
 	}
 	o.Plan = result.Plan
-	o.Cycle.Version, o.Cycle.Of = short(result.Plan.Digest), result.Plan.Of
+	o.Cycle.Version, o.Cycle.Of, o.Cycle.Data = short(result.Plan.Digest), result.Plan.Of, result.Plan.Data
 	o.Cycle.Outcome, o.Cycle.Release, o.Cycle.Serving = result.Outcome, result.Release, result.Serving
 	o.Cycle.Migration = result.Migration
 	o.Cycle.planned(result.Plan)
@@ -325,12 +331,18 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 // ran before has to end, and may have to come back.
 const activateTime = 5 * time.Minute
 
+// fetchTime is what copying a snapshot may take on top of that.
+const fetchTime = 10 * time.Minute
+
 func (o *Offer) activate(ctx context.Context, u *ui.UI, s *ui.Step) (protocol.Result, error) {
 	stop := context.AfterFunc(ctx, func() {
 		u.Say("finishing the release that is on its way; a second Ctrl-C leaves that to the server")
 	})
 	defer stop()
 	limit := 2*o.Plan.Within + activateTime
+	if !o.Plan.Data.IsZero() {
+		limit += fetchTime
+	}
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, hint.Errorf(o.tells(), "%w: it did not answer within %s", ErrLost, limit))
 	defer cancel()
 	here := len(o.Cycle.Phases)

@@ -55,9 +55,12 @@ type Receive struct {
 // of the history to become it again: then Release is set, and Digest, Settings
 // and Signature are that one's.
 type Activate struct {
-	App      string   `json:"app"`
-	Digest   string   `json:"digest,omitempty"`
-	Release  string   `json:"release,omitempty"` // "rN" of the history, or [Previous]
+	App     string `json:"app"`
+	Digest  string `json:"digest,omitempty"`
+	Release string `json:"release,omitempty"` // "rN" of the history, or [Previous]
+	// WithData has the data come back, too, that the Release ran on last, from a
+	// snapshot. What there is of data is put aside as a snapshot itself.
+	WithData bool     `json:"with_data,omitempty"`
 	Settings Settings `json:"settings"`
 	// Signature of SignedText by `ssh-keygen -Y sign -n devbox`, armored, for
 	// hosts whose policy asks for one.
@@ -200,6 +203,7 @@ type Plan struct {
 	Digest  string        `json:"digest,omitempty"`
 	Source  string        `json:"source,omitempty"`
 	Within  time.Duration `json:"within,omitempty"` // deadline and trial of its settings, together
+	Data    time.Time     `json:"data,omitzero"`    // of when the snapshot is that comes back; zero: the data stays
 	First   bool          `json:"first,omitempty"`  // nothing was attached before
 	Reload  bool          `json:"reload,omitempty"` // unit files change: attach and daemon-reload; else a rename
 	Restart []UnitWhy     `json:"restart,omitempty"`
@@ -226,7 +230,7 @@ type FileEdit struct {
 // Phase is a finished step and how long it took. A trial, which is long, is
 // also told of when it begins: Took is 0 then.
 type Phase struct {
-	Name string        `json:"name"` // "receive", "compare", "snapshot", "switch", "attach", "reload", "restart", "health", "trial", "commit", "rollback"
+	Name string        `json:"name"` // "receive", "compare", "snapshot", "fetch", "switch", "attach", "reload", "restart", "health", "trial", "commit", "rollback"
 	Took time.Duration `json:"took"`
 }
 
@@ -306,6 +310,7 @@ type Release struct {
 	Cause     string    `json:"cause,omitempty"`   // why it was not kept
 	Gone      bool      `json:"gone,omitempty"`    // its image is no longer on the host; only in a list of releases
 	Schema    *int64    `json:"schema,omitempty"`  // of the data, as its own check told once it was kept; see [Data]
+	Data      time.Time `json:"data,omitzero"`     // of when the snapshot of the data is that was brought back with it
 	// Snapshot is when the newest copy of the data was made that it ran on last;
 	// only in a list of releases.
 	Snapshot time.Time `json:"snapshot,omitzero"`

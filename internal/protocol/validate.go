@@ -109,6 +109,8 @@ func (a Activate) Validate() error {
 		}
 	} else if err := ValidDigest(a.Digest); err != nil {
 		return fmt.Errorf("digest: %w", err)
+	} else if a.WithData {
+		return errors.New("data comes back with a release of the history alone")
 	}
 	if err := a.Settings.Validate(a.App); err != nil {
 		return fmt.Errorf("settings: %w", err)

@@ -64,7 +64,8 @@ type activation struct {
 	// renewed says that it does, and that what is kept of it is new all the same.
 	renewed bool
 	finds   *protocol.Migration // what a release of the history finds of its data
-	snap    *snapshot           // to be made before anything else, nil for none
+	snap    *snapshot           // of the data as it is, to be made or to be what is put aside; nil for none
+	back    *snapshot           // to be brought back, nil for none
 	rep     *report
 }
 
@@ -83,12 +84,11 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if err != nil {
 		return nil, missing(req, err)
 	}
-	if req.All {
-		for _, u := range act.to.Units {
-			if u.Type == "service" {
-				reasons[u.Name] = why{Restart: true, Text: "restart of everything was asked for"}
-			}
-		}
+	switch {
+	case req.WithData:
+		restartAll(reasons, act.to, "its data is exchanged")
+	case req.All:
+		restartAll(reasons, act.to, "restart of everything was asked for")
 	}
 	if err := a.foreign(act.to); err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	if act.seen, err = a.observe(ctx, act.to); err != nil {
 		return nil, err
 	}
-	if err := act.wantSnapshot(); err != nil {
+	if err := act.foresee(ctx, req); err != nil {
 		return nil, err
 	}
 	down := DownNudge
@@ -116,14 +116,12 @@ func (a *app) prepare(ctx context.Context, req protocol.Activate, rep *report) (
 	act.plan.Public.Within = deadlineOf(health) + next.Settings.Trial
 	act.plan.Public.First = st.Current == nil
 	act.plan.Public.Changed = edits(diff)
+	if act.back != nil {
+		act.plan.Public.Data = act.back.At
+	}
 	if act.plan.Attach {
 		if err := a.checkProfile(ctx, act.to.profile()); err != nil {
 			return nil, err
-		}
-	}
-	if req.Release != "" && st.Current != nil && !act.same {
-		if old, err := act.lookUp(next.Of, st); err == nil {
-			act.finds = act.migration(ctx, old, *st.Current)
 		}
 	}
 	rep.phase("compare")
@@ -147,7 +145,7 @@ func (act *activation) choose(ctx context.Context, req protocol.Activate) (proto
 	if req.Keep > 0 {
 		act.state.Keep = req.Keep
 	}
-	if cur != nil && same(*cur, next) && !req.All {
+	if cur != nil && same(*cur, next) && !req.All && !req.WithData {
 		act.same = true
 		signature := next.Signature
 		if next = *cur; signature != "" {
@@ -247,6 +245,15 @@ func allOf(t target, text string) map[string]why {
 	return m
 }
 
+// restartAll has all services of a target restart.
+func restartAll(reasons map[string]why, t target, text string) {
+	for _, u := range t.Units {
+		if u.Type == "service" {
+			reasons[u.Name] = why{Restart: true, Text: text}
+		}
+	}
+}
+
 func (act *activation) serving() string {
 	if act.state.Current != nil {
 		return act.state.Current.ID
@@ -302,12 +309,17 @@ func (act *activation) change(ctx context.Context) error {
 	if err := act.takeSnapshot(ctx); err != nil {
 		return err
 	}
+	var err error
+	if j.Swap, err = act.fetchData(ctx); err != nil {
+		return err
+	}
+	act.plan.Swap = j.Swap
 	if err := writeJSON(act.place.journal(), j); err != nil {
 		return err
 	}
 	crashpoint("journal")
 	act.rep.phase("journal")
-	err := act.install(ctx, act.to, &act.plan, act.rep)
+	err = act.install(ctx, act.to, &act.plan, act.rep)
 	if err == nil {
 		err = act.run(ctx, act.to, &act.plan, act.rep, graceful)
 	}
@@ -400,6 +412,15 @@ func (a *app) finish(st state, r protocol.Release, outcome string) error {
 		return err
 	}
 	crashpoint("history")
+	j, err := a.readJournal()
+	if err != nil {
+		return err
+	}
+	if j != nil {
+		if err := a.endSwap(j.Swap, r); err != nil {
+			return err
+		}
+	}
 	if err := removeIfThere(a.place.journal()); err != nil {
 		return err
 	}

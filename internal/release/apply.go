@@ -37,6 +37,9 @@ func (a *app) install(ctx context.Context, t target, p *Plan, rep *report) error
 	if err := a.switchTo(t, p); err != nil {
 		return err
 	}
+	if err := a.swapTo(p.Swap, fetched); err != nil {
+		return err
+	}
 	rep.phase("switch")
 	if p.Attach {
 		if err := a.sys.Attach(ctx, a.attached(), a.name, t.profile()); err != nil {

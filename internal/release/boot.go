@@ -43,6 +43,9 @@ func (a *app) undoAtBoot(ctx context.Context, j *journal) error {
 		return err
 	}
 	crashpoint("boot-image")
+	if err := a.swapTo(j.Swap, before); err != nil {
+		return err
+	}
 	if j.From == nil || j.Plan.Reload {
 		if err := a.sys.Reload(ctx); err != nil {
 			return err

@@ -38,7 +38,8 @@ type fake struct {
 	shelters int
 	exposed  error // what Shelter returns
 	probe    func(Probe) ([]byte, error)
-	halfway  bool // the next attach leaves a service without its drop-ins
+	starts   func(unit string) // is told before a unit starts
+	halfway  bool              // the next attach leaves a service without its drop-ins
 }
 
 func newFake(t *testing.T) *fake {
@@ -141,6 +142,9 @@ func (f *fake) Queue(_ context.Context, verb Verb, unit string) (<-chan string, 
 				f.t.Errorf("%s without its sandbox: %v", what, err)
 			}
 		}
+	}
+	if verb != Stop && f.starts != nil {
+		f.starts(unit)
 	}
 	f.n++
 	result := "done"

@@ -28,12 +28,19 @@ func (h *Host) Forget(ctx context.Context, name string) error {
 	h.shelter(ctx, name)
 	// Units that an interrupted activation has added may not name their image yet.
 	var added []string
+	var swapped *swap // and the data that it has exchanged is not yet to stay
 	if j, err := a.readJournal(); err == nil && j != nil {
 		if added, err = a.added(j); err != nil {
 			return err
 		}
+		if st, err := a.readState(); err == nil && judge(st, j) == undo {
+			swapped = j.Swap
+		}
 	}
 	if err := a.dismantle(context.WithoutCancel(ctx), added); err != nil {
+		return err
+	}
+	if err := a.swapTo(swapped, before); err != nil {
 		return err
 	}
 	// These first: what is found of a deletion that was interrupted must not pass

@@ -38,6 +38,7 @@ type journal struct {
 	// go back to at boot, without portabled. Added are the units that were not there.
 	Files []fileCopy `json:"files"`
 	Added []string   `json:"added,omitempty"`
+	Swap  *swap      `json:"swap,omitempty"` // nil: the data stays what it is
 }
 
 // undone is how the release ended, for the history, whose activation has been

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"os"
+	"time"
 
 	journald "github.com/coreos/go-systemd/v22/journal"
 
@@ -72,6 +73,9 @@ func (h *Host) noteResult(app string, to protocol.Release, r protocol.Result) {
 	}
 	if by != "" {
 		text += ", by " + by
+	}
+	if r.Outcome == protocol.Committed && !to.Data.IsZero() {
+		text += "; with the data of " + to.Data.Format(time.RFC3339)
 	}
 	if r.Serving != "" && r.Serving != to.ID {
 		text += "; " + r.Serving + " runs"

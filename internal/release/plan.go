@@ -52,6 +52,7 @@ func (s seen) has(unit string) bool {
 // it looks at nothing else to decide.
 type Plan struct {
 	Vanished []string          // stop, disable and remove these: the target has them no longer
+	Swap     *swap             // and have the data of a snapshot in place, nil for the data that is there
 	Switch   bool              // link the target's image to the attached path
 	Attach   bool              // have portabled install the unit files
 	DropIns  map[string]string // service -> devbox's drop-in to write

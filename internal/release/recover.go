@@ -236,6 +236,9 @@ func (a *app) look(ctx context.Context, r protocol.Release) (target, seen, error
 
 // undo brings back what ran before an activation.
 func (a *app) undo(ctx context.Context, j *journal) error {
+	if err := a.swapTo(j.Swap, before); err != nil {
+		return err
+	}
 	if j.From == nil {
 		added, err := a.added(j)
 		if err != nil {
@@ -282,13 +285,14 @@ func (a *app) restore(ctx context.Context, r protocol.Release, j *journal, rep *
 }
 
 // touched finds the units that an activation has stopped, started or restarted.
-// Those that were not well before are left to systemd, which tries them again.
+// Those that were not well before are left to systemd, which tries them again, but
+// for one that may have been started with data that is no longer in place.
 func touched(s seen, j *journal, id string) map[string]why {
 	m := map[string]why{}
 	back := why{Restart: true, Ran: true, Text: "back to " + id}
 	for name, st := range s.states() {
 		invocation, ran := j.Before[name]
-		if ran && !st.up() || !st.gone() && st.Invocation != invocation && !slices.Contains(j.Unwell, name) {
+		if ran && !st.up() || !st.gone() && st.Invocation != invocation && (j.Swap != nil || !slices.Contains(j.Unwell, name)) {
 			m[name] = back
 		}
 	}

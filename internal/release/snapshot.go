@@ -88,11 +88,30 @@ func (a *app) dirOf(name string) (string, error) {
 	return "", nil
 }
 
+// foresee settles what becomes of the data, and what a release that comes back
+// finds of it.
+func (act *activation) foresee(ctx context.Context, req protocol.Activate) error {
+	cur, of := act.state.Current, act.to.Release.Of
+	switch {
+	case req.WithData:
+		return act.wantData(of)
+	case cur == nil || act.same:
+		return nil
+	case of != "":
+		old, err := act.lookUp(of, act.state)
+		if err != nil {
+			return err
+		}
+		act.finds = act.migration(ctx, old, *cur)
+	}
+	return act.wantSnapshot()
+}
+
 // wantSnapshot decides whether a snapshot is made before an activation, and
 // refuses it while nothing has been touched if none could be.
 func (act *activation) wantSnapshot() error {
 	cur := act.state.Current
-	if cur == nil || act.same || !takesSnapshots(cur.Settings) && !takesSnapshots(act.to.Release.Settings) {
+	if !takesSnapshots(cur.Settings) && !takesSnapshots(act.to.Release.Settings) {
 		return nil
 	}
 	dirs, err := act.dirsOf(act.was, act.to)
@@ -160,7 +179,7 @@ func sizeOf(dir string) (int64, error) {
 // takeSnapshot makes the snapshot that is wanted, if one is. The app's services wait
 // while it is copied, and no longer: that it reaches the disk they need not wait for.
 func (act *activation) takeSnapshot(ctx context.Context) error {
-	if act.snap == nil {
+	if act.snap == nil || act.back != nil {
 		return nil
 	}
 	limit := copyTime
@@ -283,7 +302,7 @@ func (a *app) collectSnapshots(st state, images map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{os.RemoveAll(a.snapshot(newSnapshot))}
+	errs := []error{os.RemoveAll(a.snapshot(newSnapshot)), os.RemoveAll(a.snapshot(asideSnapshot))}
 	kept := 0
 	for _, s := range all {
 		if kept < cmp.Or(st.Keep, keepImages) && images[short(s.Digest)] {

@@ -61,8 +61,9 @@ var (
 	}
 	unitSteps = []string{"attached", "reloaded"}
 	bootSteps = []string{"boot", "boot-back", "boot-files", "boot-image", "boot-reloaded"}
-	// others have a line of their own below, or are no part of every change.
-	others = []string{"received", "gave-up", "prepared", "forgotten", "copied"}
+	// others have a line of their own below, are no part of a change, or are those of
+	// data that comes back, which package release has.
+	others = []string{"received", "gave-up", "prepared", "forgotten", "copied", "fetched", "swapping", "swapped", "put-aside"}
 )
 
 // cuts are n power cuts: each step of each kind of change, as far as n allows,
