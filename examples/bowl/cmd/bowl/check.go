@@ -24,13 +24,11 @@ func check(ctx context.Context, args []string, env func(string) string, out io.W
 	if err != nil {
 		return err
 	}
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(report); err != nil {
+	if err := json.NewEncoder(out).Encode(report); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
-	if !report.OK {
-		return errors.New("something is wrong with the database, see the problems in the report")
+	if !report.OK() {
+		return errors.New("something is wrong with the database, see the report")
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,34 +14,22 @@ import (
 	"time"
 )
 
-// Report is what Inspect finds in a database file.
+// Report is what Inspect finds in a database file, in the form that devbox reads: see state.check of devbox.yaml.
 type Report struct {
-	File string `json:"file"`
-	// OK says that the integrity check is, and that there is no other problem.
-	OK             bool     `json:"ok"`
-	IntegrityCheck []string `json:"integrity_check"` // SQLite's words: "ok" or what is wrong
-	Problems       []string `json:"problems"`        // what else is
-	Schema         int      `json:"schema"`
+	Integrity string `json:"integrity"` // "ok", or what is wrong
+	Schema    int    `json:"schema"`
 	// Rows are counted in every table, so that two copies can be compared.
-	Rows        map[string]int64 `json:"rows"`
-	NewestAt    *time.Time       `json:"newest_at"`    // the newest change, null where there is none
-	NewestPress *Press           `json:"newest_press"` // of the front page
-	NewestEvent *NewestEvent     `json:"newest_event"` // of the rooms
+	Rows   map[string]int64 `json:"rows"`
+	Newest time.Time        `json:"newest,omitzero"` // when something was written last
 }
 
-// NewestEvent is the event that was stored last in all rooms. Its data has the score after it.
-type NewestEvent struct {
-	Room string          `json:"room"`
-	Seq  int64           `json:"seq"`
-	Kind string          `json:"kind"`
-	At   time.Time       `json:"at"`
-	Data json.RawMessage `json:"data"`
-}
+// OK says that nothing is wrong.
+func (r Report) OK() bool { return r.Integrity == "ok" }
 
 // Inspect reads a database file, also one that an app has open, and changes nothing in it. All that it reports is of one
 // moment. A file that is damaged is a report; one that cannot be read at all is an error.
 func Inspect(ctx context.Context, path string) (Report, error) {
-	r := Report{File: path, Problems: []string{}, Rows: map[string]int64{}}
+	r := Report{Rows: map[string]int64{}}
 	db, err := openToInspect(path)
 	if err != nil {
 		return r, fmt.Errorf("inspect %s: %w", path, err)
@@ -56,13 +43,21 @@ func Inspect(ctx context.Context, path string) (Report, error) {
 	if r.Schema, err = schemaVersion(ctx, tx); err != nil {
 		return r, fmt.Errorf("inspect %s: %w", path, err)
 	}
-	if r.IntegrityCheck, err = texts(ctx, tx, "PRAGMA integrity_check"); err == nil {
-		err = r.read(ctx, tx)
+	wrong, err := texts(ctx, tx, "PRAGMA integrity_check")
+	if slices.Equal(wrong, []string{"ok"}) {
+		wrong = nil
+	}
+	if err == nil {
+		var gaps []string
+		gaps, err = r.read(ctx, tx)
+		wrong = append(wrong, gaps...)
 	}
 	if err != nil {
-		r.Problems = append(r.Problems, err.Error())
+		wrong = append(wrong, err.Error())
 	}
-	r.OK = slices.Equal(r.IntegrityCheck, []string{"ok"}) && len(r.Problems) == 0
+	if r.Integrity = strings.Join(wrong, "; "); r.Integrity == "" {
+		r.Integrity = "ok"
+	}
 	return r, nil
 }
 
@@ -84,68 +79,38 @@ func openToInspect(path string) (*sql.DB, error) {
 	return db, nil
 }
 
-func (r *Report) read(ctx context.Context, tx *sql.Tx) error {
+// read counts rows and looks for what SQLite does not know to be wrong.
+func (r *Report) read(ctx context.Context, tx *sql.Tx) (gaps []string, err error) {
 	tables, err := texts(ctx, tx, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name")
 	if err != nil {
-		return fmt.Errorf("list tables: %w", err)
+		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	for _, table := range tables {
 		var n int64
 		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM "`+strings.ReplaceAll(table, `"`, `""`)+`"`).Scan(&n); err != nil {
-			return fmt.Errorf("count rows of %s: %w", table, err)
+			return nil, fmt.Errorf("count rows of %s: %w", table, err)
 		}
 		r.Rows[table] = n
 	}
-	if _, ok := r.Rows["press"]; ok {
-		if err := r.newestPress(ctx, tx); err != nil {
-			return fmt.Errorf("read the newest press: %w", err)
+	for _, table := range []string{"press", "event"} {
+		if r.Rows[table] == 0 {
+			continue
+		}
+		var ms int64
+		if err := tx.QueryRowContext(ctx, "SELECT max(at) FROM "+table).Scan(&ms); err != nil {
+			return nil, fmt.Errorf("read the newest %s: %w", table, err)
+		}
+		if at := time.UnixMilli(ms).UTC(); at.After(r.Newest) {
+			r.Newest = at
 		}
 	}
-	if _, ok := r.Rows["event"]; ok {
-		gaps, err := texts(ctx, tx, "SELECT 'room ' || room || ' has a gap in its events' FROM event GROUP BY room HAVING count(*) <> max(seq)")
+	if r.Rows["event"] > 0 {
+		gaps, err = texts(ctx, tx, "SELECT 'room ' || room || ' has a gap in its events' FROM event GROUP BY room HAVING count(*) <> max(seq)")
 		if err != nil {
-			return fmt.Errorf("look for gaps: %w", err)
-		}
-		r.Problems = append(r.Problems, gaps...)
-		if err := r.newestEvent(ctx, tx); err != nil {
-			return fmt.Errorf("read the newest event: %w", err)
+			return nil, fmt.Errorf("look for gaps: %w", err)
 		}
 	}
-	return nil
-}
-
-func (r *Report) newestPress(ctx context.Context, tx *sql.Tx) error {
-	var p Press
-	var ms int64
-	err := tx.QueryRowContext(ctx, "SELECT id, name, at FROM press ORDER BY id DESC LIMIT 1").Scan(&p.ID, &p.Name, &ms)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	p.At = r.newer(ms)
-	r.NewestPress = &p
-	return err
-}
-
-func (r *Report) newestEvent(ctx context.Context, tx *sql.Tx) error {
-	var e NewestEvent
-	var ms int64
-	err := tx.QueryRowContext(ctx, "SELECT room, seq, kind, at, data FROM event ORDER BY at DESC, seq DESC LIMIT 1").
-		Scan(&e.Room, &e.Seq, &e.Kind, &ms, (*[]byte)(&e.Data))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	e.At = r.newer(ms)
-	r.NewestEvent = &e
-	return err
-}
-
-// newer is a time, noted if it is the newest so far.
-func (r *Report) newer(ms int64) time.Time {
-	at := time.UnixMilli(ms).UTC()
-	if r.NewestAt == nil || at.After(*r.NewestAt) {
-		r.NewestAt = &at
-	}
-	return at
+	return gaps, nil
 }
 
 // texts are the rows of a query of one column.

@@ -39,17 +39,12 @@ func filled(t *testing.T) (string, *Store) {
 
 func TestInspect(t *testing.T) {
 	path, s := filled(t)
-	newest := time.UnixMilli(5002).UTC()
 	want := Report{
-		File: path, OK: true, IntegrityCheck: []string{"ok"}, Problems: []string{}, Schema: len(migrations),
-		Rows:        map[string]int64{"press": 1, "room": 2, "event": 6, "secret": 0},
-		NewestAt:    &newest,
-		NewestPress: &Press{1, "Ann", time.UnixMilli(1000).UTC()},
-		NewestEvent: &NewestEvent{"BCDFGH", 3, "pressed", newest, []byte(`{"n":1}`)},
+		Integrity: "ok", Schema: len(migrations), Newest: time.UnixMilli(5002).UTC(),
+		Rows: map[string]int64{"press": 1, "room": 2, "event": 6, "secret": 0},
 	}
 	inspect := func(what, path string) {
 		t.Helper()
-		want.File = path
 		if got, err := Inspect(t.Context(), path); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, %v\nwant %+v", what, got, err, want)
 		}
@@ -81,7 +76,7 @@ func TestInspect(t *testing.T) {
 
 func TestInspectFirstRelease(t *testing.T) {
 	got, err := Inspect(t.Context(), first(t))
-	if err != nil || !got.OK || got.Schema != 1 || got.Rows["press"] != 2 || got.NewestEvent != nil {
+	if err != nil || !got.OK() || got.Schema != 1 || got.Rows["press"] != 2 || got.Newest.IsZero() {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -92,7 +87,7 @@ func TestInspectFindsDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := Inspect(t.Context(), path)
-	if err != nil || got.OK || !reflect.DeepEqual(got.Problems, []string{"room CCCCCC has a gap in its events"}) {
+	if err != nil || got.Integrity != "room CCCCCC has a gap in its events" {
 		t.Errorf("a gap: %+v, %v", got, err)
 	}
 	_ = s.Close()
@@ -106,7 +101,7 @@ func TestInspectFindsDamage(t *testing.T) {
 		}
 	}
 	_ = file.Close()
-	if got, err := Inspect(t.Context(), path); err == nil && (got.OK || len(got.IntegrityCheck) == 0 || got.IntegrityCheck[0] == "ok") {
+	if got, err := Inspect(t.Context(), path); err == nil && got.OK() {
 		t.Errorf("pages of x: %+v", got)
 	}
 	if err := os.WriteFile(path, []byte("this is no database"), 0o600); err != nil {
