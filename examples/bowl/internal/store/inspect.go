@@ -81,7 +81,7 @@ func openToInspect(path string) (*sql.DB, error) {
 
 // read counts rows and looks for what SQLite does not know to be wrong.
 func (r *Report) read(ctx context.Context, tx *sql.Tx) (gaps []string, err error) {
-	tables, err := texts(ctx, tx, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name")
+	tables, err := texts(ctx, tx, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_litestream%' ESCAPE '\\' ORDER BY name")
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
