@@ -234,6 +234,11 @@ func (a *app) printHost(s *protocol.Status) {
 	if len(rows) > 0 {
 		a.ui.Table([]string{"unit", "state", "for", "pid", "memory", ""}, rows)
 	}
+	for _, u := range s.Units {
+		for _, line := range u.Log {
+			a.ui.Result("%s: %s", u.Unit, line)
+		}
+	}
 }
 
 // dataLines is what there is to say of what the app has stored.

@@ -325,4 +325,5 @@ type UnitStatus struct {
 	MainPID int       `json:"main_pid,omitempty"`
 	Memory  int64     `json:"memory,omitempty"` // bytes
 	Problem string    `json:"problem,omitempty"`
+	Log     []string  `json:"log,omitempty"` // the last lines of one that failed, or is not ready yet
 }

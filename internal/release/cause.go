@@ -1,7 +1,10 @@
 package release
 
 import (
+	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,8 +16,35 @@ const (
 	cldDumped = 3
 )
 
+// hindrance is the unit that keeps one from starting: one that it requires,
+// directly or through others, that has failed or is not ready yet. It is best
+// effort, and "" if there is none.
+func hindrance(ctx context.Context, sys System, st UnitState) (unit string, found UnitState) {
+	var visited []string
+	queue := st.Requires
+	for len(queue) > 0 {
+		unit, queue = queue[0], queue[1:]
+		if slices.Contains(visited, unit) || !strings.HasSuffix(unit, ".service") && !strings.HasSuffix(unit, ".socket") {
+			continue
+		}
+		visited = append(visited, unit)
+		st, err := sys.Unit(ctx, unit)
+		if err != nil {
+			continue
+		}
+		if st.Active == "failed" || st.Active == "activating" {
+			return unit, st
+		}
+		queue = append(slices.Clone(queue), st.Requires...)
+	}
+	return "", UnitState{}
+}
+
 // ending says in a phrase how a service ended.
 func ending(st UnitState) string {
+	if st.Active == "activating" && st.Sub != "auto-restart" {
+		return "is not ready yet"
+	}
 	switch st.Result {
 	case "timeout":
 		return "not ready within its TimeoutStartSec="

@@ -35,6 +35,7 @@ type fake struct {
 	// then has what a unit is when it is looked at next, the last for good.
 	then     map[string][]UnitState
 	notes    []Note
+	errors   map[string]string // that are in the log, by invocation
 	shelters int
 	exposed  error // what Shelter returns
 	probe    func(Probe) ([]byte, error)
@@ -200,6 +201,10 @@ func (f *fake) Note(n Note) { f.notes = append(f.notes, n) }
 
 func (f *fake) Log(_ context.Context, _, invocation string, _ int) ([]string, error) {
 	return []string{"log of " + invocation}, nil
+}
+
+func (f *fake) Errors(_ context.Context, _ []string, _ time.Duration) (map[string]string, error) {
+	return f.errors, nil
 }
 
 // put makes an image of the given unit files and receives it.

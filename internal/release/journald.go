@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -17,22 +18,15 @@ import (
 // machine, too.
 const logLimit = 10 * time.Second
 
-// Log implements [System]. It also has what systemd says about the invocation,
-// which is all there is if the program was never started.
+// Log implements [System].
 func (s *Systemd) Log(ctx context.Context, unit, invocation string, lines int) ([]string, error) {
 	if invocation == "" {
 		return nil, nil
 	}
-	// A journald that is stuck must not hold up going back.
-	ctx, cancel := context.WithTimeout(ctx, logLimit)
-	defer cancel()
-	// A process that has just died may have lines on their way to journald.
-	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
 	// Of a process that died before journald looked at it, the journal knows
 	// the unit alone; hence more than the invocation's own, and more of it.
-	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--no-pager", "--output=json",
-		"--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID,INVOCATION_ID", "--lines="+strconv.Itoa(10*lines),
-		"_SYSTEMD_INVOCATION_ID="+invocation, "+", "INVOCATION_ID="+invocation, "+", "_SYSTEMD_UNIT="+unit).Output()
+	out, err := journalctl(ctx, "--lines="+strconv.Itoa(10*lines),
+		"_SYSTEMD_INVOCATION_ID="+invocation, "+", "INVOCATION_ID="+invocation, "+", "_SYSTEMD_UNIT="+unit)
 	if err != nil {
 		return nil, fmt.Errorf("read the journal of %s: %w", unit, err)
 	}
@@ -40,47 +34,113 @@ func (s *Systemd) Log(ctx context.Context, unit, invocation string, lines int) (
 	return all[max(0, len(all)-lines):], nil
 }
 
-// messages takes the text out of journalctl's JSON lines, printable and bounded.
-// It takes those of the invocation, and after the first of them those of no
-// known one.
-func messages(out []byte, invocation string) []string {
-	var all []string
-	begun := false
+// Errors implements [System].
+func (s *Systemd) Errors(ctx context.Context, invocations []string, since time.Duration) (map[string]string, error) {
+	args := []string{fmt.Sprintf("--since=-%ds", int(since.Seconds())), "--lines=1000"}
+	for i, id := range invocations {
+		if i > 0 {
+			args = append(args, "+")
+		}
+		args = append(args, "_SYSTEMD_INVOCATION_ID="+id)
+	}
+	if len(invocations) == 0 {
+		return nil, nil
+	}
+	out, err := journalctl(ctx, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	return newestErrors(out), nil
+}
+
+// journalctl is its answer, a JSON object a line.
+func journalctl(ctx context.Context, args ...string) ([]byte, error) {
+	// A journald that is stuck must not hold up going back.
+	ctx, cancel := context.WithTimeout(ctx, logLimit)
+	defer cancel()
+	// A process that has just died may have lines on their way to journald.
+	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
+	return exec.CommandContext(ctx, "journalctl", append([]string{"--quiet", "--no-pager", "--output=json",
+		"--output-fields=MESSAGE,PRIORITY,_SYSTEMD_INVOCATION_ID,INVOCATION_ID"}, args...)...).Output()
+}
+
+// entry is one of the journal; see systemd.journal-fields(7).
+type entry struct {
+	Message    json.RawMessage `json:"MESSAGE"`
+	Priority   string          `json:"PRIORITY"`               // of syslog(3): "3" is an error, less is worse
+	Invocation string          `json:"_SYSTEMD_INVOCATION_ID"` // whose process wrote it
+	Of         string          `json:"INVOCATION_ID"`          // what systemd itself says of an invocation
+}
+
+// each calls do for the entries of journalctl's answer.
+func each(out []byte, do func(entry)) {
 	sc := bufio.NewScanner(bytes.NewReader(out))
 	sc.Buffer(nil, 8<<20)
 	for sc.Scan() {
-		var entry struct {
-			Message    json.RawMessage `json:"MESSAGE"`
-			Invocation string          `json:"_SYSTEMD_INVOCATION_ID"`
-			Unit       string          `json:"INVOCATION_ID"`
-		}
-		if json.Unmarshal(sc.Bytes(), &entry) != nil {
-			continue
-		}
-		switch { // what systemd says of a unit has the unit's in a field of its own
-		case entry.Unit == invocation || entry.Invocation == invocation:
-			begun = true
-		case entry.Unit != "" || entry.Invocation != "" || !begun:
-			continue
-		}
-		var text string
-		if json.Unmarshal(entry.Message, &text) != nil {
-			// A message that is not UTF-8 comes as an array of byte values.
-			var values []byte
-			var numbers []int
-			if json.Unmarshal(entry.Message, &numbers) != nil {
-				continue
-			}
-			for _, n := range numbers {
-				values = append(values, byte(n))
-			}
-			text = strings.ToValidUTF8(string(values), "�")
-		}
-		for line := range strings.Lines(text) {
-			all = append(all, printable(line))
+		var e entry
+		if json.Unmarshal(sc.Bytes(), &e) == nil {
+			do(e)
 		}
 	}
+}
+
+// lines are those of the message, printable and bounded.
+func (e entry) lines() (all []string) {
+	var text string
+	if json.Unmarshal(e.Message, &text) != nil {
+		// A message that is not UTF-8 comes as an array of byte values.
+		var values []byte
+		var numbers []int
+		if json.Unmarshal(e.Message, &numbers) != nil {
+			return nil
+		}
+		for _, n := range numbers {
+			values = append(values, byte(n))
+		}
+		text = strings.ToValidUTF8(string(values), "\uFFFD")
+	}
+	for line := range strings.Lines(text) {
+		all = append(all, printable(line))
+	}
 	return all
+}
+
+// messages takes out what the invocation has logged, and after the first of
+// that what came from no known one. What systemd says of it is told where the
+// program said nothing, perhaps because it was never started.
+func messages(out []byte, invocation string) []string {
+	var own, said []string
+	begun := false
+	each(out, func(e entry) {
+		switch {
+		case e.Of == invocation:
+			begun = true
+			said = append(said, e.lines()...)
+		case e.Invocation == invocation, begun && e.Of == "" && e.Invocation == "":
+			begun = true
+			own = append(own, e.lines()...)
+		}
+	})
+	if len(own) > 0 {
+		return own
+	}
+	return said
+}
+
+// anError is how log/slog, logrus, zap and their like mark a line that is one.
+var anError = regexp.MustCompile(`(?i)\b"?level"?[=:] ?"?(error|fatal|panic)\b`)
+
+// newestErrors takes out the newest line of each invocation that is an error.
+func newestErrors(out []byte) map[string]string {
+	newest := map[string]string{}
+	each(out, func(e entry) {
+		for _, line := range e.lines() {
+			if e.Invocation != "" && (len(e.Priority) == 1 && e.Priority <= "3" || anError.MatchString(line)) {
+				newest[e.Invocation] = line
+			}
+		}
+	})
+	return newest
 }
 
 // maxLogLine bounds one line of a log in runes.

@@ -291,8 +291,28 @@ func TestMessages(t *testing.T) {
 		`{"MESSAGE":"of another start","_SYSTEMD_INVOCATION_ID":"b"}`,
 		`{"MESSAGE":"last words"}`,
 	}, "\n")
-	want := []string{"Starting…", "one", "two", "hi\uFFFD", "[2Jclean line", "last words"}
+	want := []string{"one", "two", "hi\uFFFD", "[2Jclean line", "last words"}
 	if got := messages([]byte(out), "a"); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	never := `{"MESSAGE":"Failed at step EXEC","_SYSTEMD_INVOCATION_ID":"p","INVOCATION_ID":"c"}`
+	if got := messages([]byte(out+"\n"+never), "c"); !reflect.DeepEqual(got, []string{"Failed at step EXEC"}) {
+		t.Errorf("of a program that never ran: %q", got)
+	}
+}
+
+func TestNewestErrors(t *testing.T) {
+	out := strings.Join([]string{
+		`{"MESSAGE":"time=… level=ERROR msg=\"sync error\" n=1","PRIORITY":"6","_SYSTEMD_INVOCATION_ID":"text"}`,
+		`{"MESSAGE":"time=… level=ERROR msg=\"sync error\" n=2","PRIORITY":"6","_SYSTEMD_INVOCATION_ID":"text"}`,
+		`{"MESSAGE":"time=… level=INFO msg=\"no error\"","PRIORITY":"6","_SYSTEMD_INVOCATION_ID":"text"}`,
+		`{"MESSAGE":"{\"level\":\"ERROR\",\"msg\":\"x\"}","PRIORITY":"6","_SYSTEMD_INVOCATION_ID":"json"}`,
+		`{"MESSAGE":"disk full","PRIORITY":"3","_SYSTEMD_INVOCATION_ID":"syslog"}`,
+		`{"MESSAGE":"level=WARN msg=\"error level\"","PRIORITY":"4","_SYSTEMD_INVOCATION_ID":"well"}`,
+		`{"MESSAGE":"the level of errors","_SYSTEMD_INVOCATION_ID":"well"}`,
+	}, "\n")
+	want := map[string]string{"text": `time=… level=ERROR msg="sync error" n=2`, "json": `{"level":"ERROR","msg":"x"}`, "syslog": "disk full"}
+	if got := newestErrors([]byte(out)); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

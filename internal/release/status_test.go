@@ -11,6 +11,10 @@ import (
 
 func TestStatusOfUnits(t *testing.T) {
 	f, h, _ := first(t)
+	f.errors = map[string]string{"noisy": "level=ERROR"}
+	f.units["bowl-restore.service"] = UnitState{Active: "failed", Result: "exit-code", ExitCode: cldExited, ExitStatus: 1}
+	f.units["bowl-wait.service"] = UnitState{Active: "inactive", Requires: []string{"bowl.socket", "bowl-get.service", "bowl.service"}}
+	f.units["bowl-get.service"] = UnitState{Active: "activating", Sub: "start"}
 	for _, tt := range []struct {
 		st   UnitState
 		want string
@@ -20,6 +24,10 @@ func TestStatusOfUnits(t *testing.T) {
 		{UnitState{Active: "active", Restarts: 7}, "restarted 7 times by itself"},
 		{UnitState{Active: "inactive", Restarts: 7}, "should be running"},
 		{UnitState{Active: "failed", Restarts: 7, ExitCode: cldExited, ExitStatus: 2}, "exited with status 2"},
+		{UnitState{Active: "inactive", Requires: []string{"sysinit.target", "bowl.socket", "bowl-restore.service"}}, "bowl-restore.service, which it requires, exited with status 1"},
+		{UnitState{Active: "inactive", Requires: []string{"bowl-wait.service"}}, "bowl-get.service, which it requires, is not ready yet"},
+		{UnitState{Active: "inactive", Requires: []string{"bowl.socket"}}, "should be running"},
+		{UnitState{Active: "active", Invocation: "noisy", Restarts: 1}, "logs errors"},
 		{UnitState{Active: "activating", Sub: "auto-restart", Restarts: 7, ExitCode: cldKilled, ExitStatus: 9}, "killed by SIGKILL"},
 	} {
 		f.units["bowl.service"] = tt.st

@@ -49,8 +49,12 @@ type System interface {
 	Shelter(ctx context.Context, app string) error
 	// Note writes an entry to the host's journal.
 	Note(Note)
-	// Log returns the last lines of one invocation of a unit, oldest first.
+	// Log returns the last lines of one invocation of a unit, oldest first: its
+	// program's own, or, if there are none, what systemd says of it.
 	Log(ctx context.Context, unit, invocation string, lines int) ([]string, error)
+	// Errors returns the newest line of each of these invocations that says to be
+	// an error and is not older than since.
+	Errors(ctx context.Context, invocations []string, since time.Duration) (map[string]string, error)
 }
 
 // Verb is what a job does.
@@ -69,8 +73,9 @@ type UnitState struct {
 	Sub        string // SubState
 	Invocation string // InvocationID in hex, "" before the first start
 	Since      time.Time
-	Queued     bool  // a job for it waits or is under way
-	Memory     int64 // bytes, 0 if not known
+	Queued     bool     // a job for it waits or is under way
+	Memory     int64    // bytes, 0 if not known
+	Requires   []string // Requires=, and what systemd adds to it
 
 	// Of services.
 	Type        string // Type=

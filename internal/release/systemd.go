@@ -200,7 +200,7 @@ const (
 // Properties of org.freedesktop.systemd1(5) that make a UnitState. Asking for
 // these, all at once, takes PID 1 a quarter of the time that GetAll takes.
 var (
-	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "Job", "StateChangeTimestamp", "ActiveEnterTimestamp"}
+	unitProps    = []string{"ActiveState", "SubState", "InvocationID", "Job", "StateChangeTimestamp", "ActiveEnterTimestamp", "Requires"}
 	serviceProps = []string{"Type", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "MainPID", "TimeoutStopUSec", "WatchdogUSec", "MemoryCurrent"}
 )
 
@@ -240,6 +240,7 @@ func stateOf(props map[string]dbus.Variant) UnitState {
 	st := UnitState{
 		Active:     prop[string](props, "ActiveState"),
 		Sub:        prop[string](props, "SubState"),
+		Requires:   prop[[]string](props, "Requires"),
 		Invocation: hex.EncodeToString(prop[[]byte](props, "InvocationID")),
 		Type:       prop[string](props, "Type"),
 		Result:     prop[string](props, "Result"),

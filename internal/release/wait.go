@@ -159,7 +159,7 @@ func (w *waiter) ended(ctx context.Context, unit, result string) error {
 		// its place. What counts is what comes of it.
 		return w.becomesUp(ctx, unit)
 	case "dependency":
-		return w.fault(ctx, unit, fmt.Sprintf("%s was not started: a unit that it requires failed", unit))
+		return w.fault(ctx, unit, unit+" was not started: a unit that it requires failed")
 	case "timeout":
 		return w.fault(ctx, unit, fmt.Sprintf("%s was not ready within its TimeoutStartSec=", unit))
 	}
@@ -192,6 +192,9 @@ func (a *app) fault(ctx context.Context, unit, cause string) error {
 	st, err := a.sys.Unit(ctx, unit)
 	if err != nil {
 		return err
+	}
+	if by, its := hindrance(ctx, a.sys, st); by != "" {
+		return &fault{unit: by, cause: cause + ": " + by + " " + ending(its), log: a.logOf(ctx, by, its)}
 	}
 	return &fault{unit: unit, cause: cause, log: a.logOf(ctx, unit, st)}
 }
