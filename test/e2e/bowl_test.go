@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,48 +9,8 @@ import (
 	"devbox/test/harness"
 )
 
-func press(t *testing.T, p *harness.Project, name string) {
-	t.Helper()
-	resp, err := http.PostForm(p.URL("/press"), url.Values{"name": {name}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if !p.Shows(name) {
-		t.Fatalf("%s's press is not on the page", name)
-	}
-}
-
-// testReplica loses the database twice: what was pressed is replicated and comes
-// back with the next start, and so does what is pressed after that.
-func testReplica(t *testing.T, p *harness.Project) {
-	press(t, p, "Ada")
-	for n, name := range []string{"Grace", "Katherine"} {
-		p.Inside(t, "touch /run/devbox-test")
-		press(t, p, name)
-		// Litestream looks once a second; what it begins with may not have the press yet.
-		p.Inside(t, `for i in $(seq 300); do
-	test -n "$(find /var/lib/standins/bowl/ -type f -size +0 -newer /run/devbox-test)" && sleep 2 && exit; sleep 0.1
-done; echo the replica stays as it is; exit 1`)
-		p.Inside(t, "systemctl stop bowl.socket bowl.service && systemctl stop bowl-litestream.service")
-		if got := p.Inside(t, "cd /var/lib/bowl/ && test -s bowl.db && rm -rf bowl.db* .bowl.db* && ls -A"); got != "certs" {
-			t.Errorf("beside the database there was %s", got)
-		}
-		p.Inside(t, "systemctl start bowl.socket bowl.service bowl-litestream.service")
-		for _, name := range []string{"Ada", "Grace", "Katherine"}[:n+2] {
-			if !p.Shows(name) {
-				t.Errorf("with the database lost %d times, %s's press is gone\n%s", n+1, name, p.Must(t, "logs", "-n", "40").Stdout)
-			}
-		}
-	}
-	if s := p.Status(t); s.Code != 0 {
-		t.Errorf("status exits with %d: %s", s.Code, s.Serving())
-	}
-}
-
 // exposure is the most that `systemd-analyze security` may score a unit, of 10.
-// What is left: it uses the network, without a list of addresses, and sockets of
-// this machine (0.3 + 0.5 + 0.2 + 0.1), and devices of loops that hold its image (0.1).
+// The example's README has the reason for each point that is left.
 const exposure = 1.5
 
 // testLockedIn asks systemd and the kernel how far the services are locked in.

@@ -37,10 +37,10 @@ func testDrill(t *testing.T, p *harness.Project) {
 
 	p.Inside(t, "systemctl stop bowl-litestream.service")
 	press(t, p, "Annie")
-	const store = "cd /var/lib/standins/bowl && find . -type f -printf '%p %s %T@\\n' | sort"
-	before := p.Inside(t, store)
+	list := "cd " + store + ` && find . -type f -printf '%p %s %T@\n' | sort`
+	before := p.Inside(t, list)
 	d, r = drilled(t, p, 0)
-	if now := p.Inside(t, store); now != before || before == "" {
+	if now := p.Inside(t, list); now != before || before == "" {
 		t.Errorf("the rehearsal wrote to the replica:\n%s\nbefore:\n%s", now, before)
 	}
 	if d.Restored.Rows["press"] != d.Live.Rows["press"]-1 || d.Lost <= 0 {

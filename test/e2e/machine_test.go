@@ -35,7 +35,9 @@ func TestNspawn(t *testing.T) {
 		{"up", testUp}, {"watch", testWatch}, {"journal", testJournal}, {"commands", testCommands}, {"saves under load", testSaves},
 		{"failures", testFailures}, {"bad input", testBadInput}, {"disk full", testDiskFull},
 		{"killed", testKilled}, {"down and up", testDownUp},
-		{"logs", testLogs}, {"secrets", testSecrets}, {"cloud-config", testCloudConfig}, {"replica", testReplica}, {"drill", testDrill}, {"crowd", testCrowd}, {"locked in", testLockedIn},
+		{"logs", testLogs}, {"secrets", testSecrets}, {"cloud-config", testCloudConfig},
+		{"replica", testReplica}, {"bad replicas", testBadReplicas},
+		{"store down at boot", testStoreDownAtBoot}, {"drill", testDrill}, {"match killed", testMatchKilled}, {"crowd", testCrowd}, {"locked in", testLockedIn},
 		{"restart", testRestart}, {"destroy", testDestroy},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, p) }) && part.name == "up" {
