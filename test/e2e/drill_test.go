@@ -31,9 +31,6 @@ func testDrill(t *testing.T, p *harness.Project) {
 		t.Errorf("all was replicated: %s", r)
 	}
 	t.Logf("machine %s, image %s, restore %s", d.Machine, d.Ship, d.Restore)
-	if text := p.Must(t, "drill"); !strings.Contains(text.Stdout, "nothing would have been lost") {
-		t.Errorf("it says %s", text)
-	}
 
 	p.Inside(t, "systemctl stop bowl-litestream.service")
 	press(t, p, "Annie")
