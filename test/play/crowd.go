@@ -27,12 +27,17 @@ type Crowd struct {
 	mu      sync.Mutex
 }
 
-// Gather makes rooms with players, and has screens of each follow it.
+// seatTime is how long all screens of a crowd may take to begin.
+const seatTime = time.Minute
+
+// Gather makes rooms with players, and has screens of each follow it: all are
+// there when it returns, so that they see all presses.
 func Gather(ctx context.Context, base string, rooms, players, screens int) (*Crowd, error) {
 	c := &Crowd{screens: make([][]*Watched, rooms)}
 	streams := Client()
 	watching, end := context.WithCancel(ctx)
 	c.end = end
+	var seating sync.WaitGroup
 	for i := range rooms {
 		r, err := NewRoom(ctx, Client(), base, players)
 		if err != nil {
@@ -41,25 +46,46 @@ func Gather(ctx context.Context, base string, rooms, players, screens int) (*Cro
 		}
 		c.Rooms = append(c.Rooms, r)
 		for range screens {
+			seating.Add(1)
 			c.wait.Go(func() {
-				w := r.Watch(watching, streams)
+				seated := sync.OnceFunc(seating.Done)
+				defer seated() // also if it never was
+				w := r.Watch(watching, streams, seated)
 				c.mu.Lock()
 				c.screens[i] = append(c.screens[i], w)
 				c.mu.Unlock()
 			})
 		}
 	}
-	return c, nil
+	all := make(chan struct{})
+	go func() { seating.Wait(); close(all) }()
+	select {
+	case <-all:
+		return c, nil
+	case <-time.After(seatTime):
+		c.Leave()
+		return nil, fmt.Errorf("not all of %d screens were told of their room within %s", rooms*screens, seatTime)
+	case <-ctx.Done():
+		c.Leave()
+		return nil, context.Cause(ctx)
+	}
 }
 
-// Play has each room ask one question a second for a time, and all its players
-// press in it.
+// Play has each room ask a number of questions, one after the other every so
+// often, and all its players press in each, spread over the first half of its
+// time.
 func (c *Crowd) Play(ctx context.Context, questions int, every time.Duration) error {
+	return c.PlayWhile(ctx, every, func(asked int) bool { return asked < questions })
+}
+
+// PlayWhile is Play as long as more, which all rooms call at once, says so of
+// the number of questions that a room has asked.
+func (c *Crowd) PlayWhile(ctx context.Context, every time.Duration, more func(asked int) bool) error {
 	failed := make(chan error, len(c.Rooms))
 	for n, r := range c.Rooms {
 		go func() {
 			time.Sleep(every * time.Duration(n) / time.Duration(len(c.Rooms))) // not all in step
-			failed <- r.play(ctx, questions, every)
+			failed <- r.play(ctx, every, more)
 		}()
 	}
 	var all []error
@@ -69,10 +95,10 @@ func (c *Crowd) Play(ctx context.Context, questions int, every time.Duration) er
 	return errors.Join(all...)
 }
 
-func (r *Room) play(ctx context.Context, questions int, every time.Duration) error {
+func (r *Room) play(ctx context.Context, every time.Duration, more func(asked int) bool) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for range questions {
+	for asked := 0; more(asked); asked++ {
 		if err := r.Open(ctx); err != nil {
 			return err
 		}
@@ -109,11 +135,14 @@ func (c *Crowd) Leave() {
 	c.wait.Wait()
 }
 
-// Latencies are those of all rooms since they were asked for last.
-func (c *Crowd) Latencies() Latencies {
+// Latencies are those of all presses so far, on all screens.
+func (c *Crowd) Latencies() Latencies { return c.Between(time.Time{}, time.Now()) }
+
+// Between are the latencies of the presses that were made between two times.
+func (c *Crowd) Between(from, to time.Time) Latencies {
 	var all Latencies
 	for _, r := range c.Rooms {
-		all = append(all, r.Seen()...)
+		all = append(all, r.between(from, to)...)
 	}
 	slices.Sort(all)
 	return all

@@ -53,7 +53,13 @@ type Room struct {
 	mu       sync.Mutex
 	made     map[Buzz]time.Time // presses, and when
 	answered int                // of those
-	seen     Latencies
+	seen     []sight
+}
+
+// sight is a press that a screen was shown.
+type sight struct {
+	pressed time.Time
+	took    time.Duration
 }
 
 // Latencies are times from a press to its event on a screen.
@@ -185,12 +191,17 @@ func (r *Room) Acknowledged() int {
 	return r.answered
 }
 
-// Seen are the times of all presses on all screens so far; it begins anew.
-func (r *Room) Seen() Latencies {
+// between are the times of the presses that were made between two times, on
+// all screens.
+func (r *Room) between(from, to time.Time) Latencies {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := r.seen
-	r.seen = nil
+	var all Latencies
+	for _, s := range r.seen {
+		if !s.pressed.Before(from) && s.pressed.Before(to) {
+			all = append(all, s.took)
+		}
+	}
 	return all
 }
 
@@ -203,12 +214,13 @@ type Watched struct {
 	Bad    []string // what was missing, came twice, or was not understood
 }
 
-// Watch follows the room by client until ctx ends.
-func (r *Room) Watch(ctx context.Context, client *http.Client) *Watched {
+// Watch follows the room by client until ctx ends. It calls seated when it has
+// been told how the room is, from where on it must be shown all.
+func (r *Room) Watch(ctx context.Context, client *http.Client, seated func()) *Watched {
 	w := &Watched{Buzzes: map[Buzz]int{}}
 	last := ""
 	for ctx.Err() == nil {
-		if err := r.stream(ctx, client, w, &last); err != nil && ctx.Err() == nil {
+		if err := r.stream(ctx, client, w, &last, seated); err != nil && ctx.Err() == nil {
 			w.Bad = append(w.Bad, err.Error())
 		}
 		if ctx.Err() != nil {
@@ -225,7 +237,7 @@ func (r *Room) Watch(ctx context.Context, client *http.Client) *Watched {
 
 // stream follows one stream to its end. A connection that is lost is no error:
 // what it did not bring, the next one has to.
-func (r *Room) stream(ctx context.Context, client *http.Client, w *Watched, last *string) error {
+func (r *Room) stream(ctx context.Context, client *http.Client, w *Watched, last *string, seated func()) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+"/rooms/"+r.Code+"/events", nil)
 	if err != nil {
 		return err
@@ -261,7 +273,7 @@ func (r *Room) stream(ctx context.Context, client *http.Client, w *Watched, last
 				w.Buzzes[key]++
 				r.mu.Lock()
 				if made, ok := r.made[key]; ok {
-					r.seen = append(r.seen, at.Sub(made))
+					r.seen = append(r.seen, sight{made, at.Sub(made)})
 				}
 				r.mu.Unlock()
 			}
@@ -274,6 +286,7 @@ func (r *Room) stream(ctx context.Context, client *http.Client, w *Watched, last
 				w.Bad = append(w.Bad, fmt.Sprintf("the stream began anew at %d, after %d", s.Seq, w.Seq))
 			}
 			w.Seq, w.Score = s.Seq, s.Now.Scores.A+s.Now.Scores.B
+			seated()
 		default:
 			return nil
 		}

@@ -1,8 +1,14 @@
 package play
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestEach(t *testing.T) {
@@ -13,5 +19,41 @@ func TestEach(t *testing.T) {
 	})
 	if want := []string{" hello {}", `7-ab event {"seq":7}`}; err != nil || strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A screen that comes after a press is not shown it: Gather has to wait.
+func TestGatherWaitsForScreens(t *testing.T) {
+	var seated atomic.Int32
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /rooms", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"room":"ABCD"}`) })
+	mux.HandleFunc("POST /rooms/ABCD/players", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"id":"p"}`) })
+	mux.HandleFunc("GET /rooms/ABCD/events", func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(100 * time.Millisecond)
+		seated.Add(1)
+		fmt.Fprint(w, "id: 3\nevent: state\ndata: {\"seq\":3}\n\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	c, err := Gather(t.Context(), server.URL, 1, 2, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Leave()
+	if n := seated.Load(); n != 5 {
+		t.Errorf("%d of 5 screens were there", n)
+	}
+}
+
+func TestBetween(t *testing.T) {
+	at := func(n int) time.Time { return time.Unix(int64(n), 0) }
+	c := &Crowd{Rooms: []*Room{{seen: []sight{{at(1), 10}, {at(2), 40}, {at(4), 50}}}, {seen: []sight{{at(3), 20}}}}}
+	if got, want := c.Between(at(2), at(4)), (Latencies{20, 40}); !slices.Equal(got, want) {
+		t.Errorf("%v, not %v", got, want)
+	}
+	if got, want := c.Latencies(), (Latencies{10, 20, 40, 50}); !slices.Equal(got, want) {
+		t.Errorf("%v, not %v", got, want)
 	}
 }
