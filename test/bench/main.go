@@ -38,7 +38,7 @@ func main() {
 	flag.IntVar(&o.article, "article-rounds", 5, "samples of the article's flow, which is slow")
 	flag.IntVar(&o.files, "files", 100_000, "files of the big tree, 1 % of them watched")
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long the big tree is watched without a change")
-	flag.StringVar(&o.only, "only", "", "measure one part: saves, commands, tree, air, article or deploys")
+	flag.StringVar(&o.only, "only", "", "measure one part: saves, commands, air, article, deploys, buzzes or tree")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -77,6 +77,7 @@ func run(ctx context.Context, o options) (err error) {
 		{"air", "air", b.measureAir},
 		{"article", "the article's flow", b.measureArticle},
 		{"deploys", "deploys over a slow link", b.measureDeploys},
+		{"buzzes", "buzzes", b.measureBuzzes},
 		{"tree", "the big tree", b.measureTree},
 	} {
 		if o.only != "" && o.only != part.key {

@@ -33,6 +33,7 @@ type report struct {
 	Article flow
 
 	Deploys deploys
+	Buzzes  []*buzzed
 
 	Failed []string // parts that could not be measured to their end
 }
@@ -165,6 +166,7 @@ func (r *report) markdown(chart string) []byte {
 	r.saves(p)
 	r.sideBySide(p)
 	r.Deploys.write(p)
+	r.buzzes(p)
 	p("## The rest\n")
 	p("| | median | p95 | min | max | samples |\n|---|---|---|---|---|---|")
 	p("| `devbox watch` on %d files: from its start to \"%s\" | %s |", r.files, r.TreeSaid, r.Ready.row())

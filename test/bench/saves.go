@@ -140,9 +140,11 @@ func (b *bench) measureSaves(ctx context.Context, r *report) error {
 	return nil
 }
 
-func pause(ctx context.Context) error {
+func pause(ctx context.Context) error { return wait(ctx, settleTime) }
+
+func wait(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(settleTime):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

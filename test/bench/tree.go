@@ -68,10 +68,8 @@ func (b *bench) measureIdle(ctx context.Context, w *watching, r *report) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-time.After(b.idle):
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := wait(ctx, b.idle); err != nil {
+		return err
 	}
 	after, err := cpuTime(w.cmd.Process.Pid)
 	if err != nil {
