@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -102,7 +103,7 @@ func (r *Room) send(ctx context.Context, cookie, path string, form url.Values, i
 		if err == nil {
 			return got, nil
 		}
-		if no, ok := err.(*refused); ok && no.status < 500 {
+		if no, ok := errors.AsType[*refused](err); ok && no.status < 500 {
 			return "", fmt.Errorf("POST %s: %w", path, err)
 		}
 		select {
