@@ -22,6 +22,8 @@ type crowd struct {
 	questions               int // 0: as many as it takes until all releases are done
 }
 
+// Idle, presses are 50 ms apart: one is on the screen before the next. The load
+// is that of the test of a crowd (test/e2e).
 var crowds = []crowd{
 	{Name: "idle", Rooms: 1, Players: 4, Screens: 1, every: 400 * time.Millisecond, questions: 50},
 	{Name: "under load", Rooms: 20, Players: 10, Screens: 50, every: time.Second, questions: 30},
