@@ -43,14 +43,23 @@ func (s *screen) do(actions ...chromedp.Action[chromedp.Void]) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
-	if err := chromedp.Do(ctx, actions...); err != nil {
-		s.fail(err)
+	for _, action := range actions {
+		err := chromedp.Do(ctx, action)
+		for err != nil && strings.Contains(err.Error(), "Could not find node") { // it was of the page before
+			time.Sleep(50 * time.Millisecond)
+			err = chromedp.Do(ctx, action)
+		}
+		if err != nil {
+			s.fail(err)
+		}
 	}
 }
 
 func (s *screen) fail(err error) {
 	s.t.Helper()
-	text, _ := chromedp.Run(s.ctx, chromedp.Evaluate[string](`document.body ? document.body.outerHTML : ""`))
+	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+	defer cancel()
+	text, _ := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body ? document.body.outerHTML : ""`))
 	s.t.Fatalf("%s: %v\n%s", s.name, err, text)
 }
 
@@ -141,7 +150,7 @@ func browser(t *testing.T, home string, pem []byte) context.Context {
 	harness.Output(t, "certutil", "-d", "sql:"+db, "-A", "-t", "C,,", "-n", "pebble", "-i", file)
 	alloc, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(filepath.Join(home, "chromium")),
-		chromedp.Env("HOME="+home), chromedp.WindowSize(320, 740), chromedp.Flag("no-proxy-server", true),
+		chromedp.Env("HOME="+home), chromedp.Flag("no-proxy-server", true),
 	)...)
 	t.Cleanup(cancel)
 	ctx, cancel := chromedp.NewContext(alloc)
@@ -227,6 +236,11 @@ func TestMatch(t *testing.T) {
 	open := func(name string) *screen {
 		ctx, cancel := chromedp.NewContext(main, chromedp.WithNewBrowserContext())
 		t.Cleanup(cancel)
+		// The first action makes the screen, which lives as long as its context. No
+		// window can be as narrow as a small phone: its page is told that it is.
+		if err := chromedp.Do(ctx, chromedp.EmulateViewport(320, 740)); err != nil {
+			t.Fatal(err)
+		}
 		return &screen{t, name, ctx}
 	}
 	site := fmt.Sprintf("https://%s:%d", domain, p.SecurePort)
