@@ -100,6 +100,8 @@ func TestRealSnapshot(t *testing.T) {
 		t.Errorf("snapshots are %s", mode)
 	}
 
+	c.close() // its process is in a scope of that name, too
+
 	// Killed in the middle, nothing waits for ever and nothing half-made counts.
 	m.sh(t, "head -c 400M /dev/urandom > "+live+"/big && chown --reference="+live+" "+live+"/big")
 	next := build(t, base.with("usr/share/relapp/page", "three"))
@@ -139,6 +141,8 @@ func TestRealSnapshot(t *testing.T) {
 	if is := m.sh(t, m.host+" status --json "+app); strings.Contains(is, `"problem"`) {
 		t.Errorf("status: %s", is)
 	}
+	c = m.serve(t, "")
+	c.hello(app)
 	c.deploy(app, next, snapshotting(), protocol.Committed)
 	if got := m.get(t, port); !strings.HasPrefix(got, "three ") {
 		t.Errorf("answers %q", got)
