@@ -66,7 +66,7 @@ func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, e
 	if g.root, err = t.becomeRoot(ctx, g.conn, t.project.SSH.Answer); err != nil {
 		return nil, err
 	}
-	if g.Seen, err = provision.Look(ctx, g.root, g.config, p.Config.DeployUser); err != nil {
+	if err := g.look(ctx, u); err != nil {
 		return nil, err
 	}
 	if g.Seen.Arch != "" {
@@ -87,6 +87,20 @@ func (t *Target) Provisioning(ctx context.Context, u *ui.UI) (_ *Provisioning, e
 		return nil, err
 	}
 	return g, nil
+}
+
+// look waits for a server that was made a moment ago.
+func (g *Provisioning) look(ctx context.Context, u *ui.UI) (err error) {
+	user := g.target.project.Config.DeployUser
+	if g.Seen, err = provision.Look(ctx, g.root, g.config, user); err != nil || !g.Seen.Booting {
+		return err
+	}
+	s := u.Step("wait for what %s does at its first boot", g.target.Name)
+	if err := s.End(provision.AwaitBoot(ctx, g.root), ""); err != nil {
+		return fmt.Errorf("%s: wait for its first boot: %w", g.target.Name, err)
+	}
+	g.Seen, err = provision.Look(ctx, g.root, g.config, user)
+	return err
 }
 
 // checkPassword refuses a cloud-config that would take away the password by

@@ -19,9 +19,12 @@ var lookScript string
 
 // Seen is what a host is and has, as [Look] found it.
 type Seen struct {
-	OS       string // Debian GNU/Linux 13 (trixie), as it calls itself
-	Arch     string // as GOARCH names it
-	State    State
+	OS    string // Debian GNU/Linux 13 (trixie), as it calls itself
+	Arch  string // as GOARCH names it
+	State State
+	// Booting is true while cloud-init does what the provider gave the host to
+	// boot with. What is seen meanwhile is half of it.
+	Booting  bool
 	HostTold string // the version that its devbox-host tells; "" if there is none
 	// Trial is true if an earlier run left changes that no login has proved.
 	Trial bool
@@ -86,6 +89,15 @@ func Look(ctx context.Context, r Runner, cloudConfig []byte, deployUser string) 
 	return s, nil
 }
 
+// AwaitBoot waits until what a host is [Seen.Booting] with has ended, well or not.
+func AwaitBoot(ctx context.Context, r Runner) error {
+	const limit = 15 * time.Minute
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("cloud-init has not ended within %s", limit))
+	defer cancel()
+	_, err := output(ctx, r, "cloud-init status --wait >/dev/null || true", nil)
+	return err
+}
+
 func parseSeen(out string) (*Seen, error) {
 	s := &Seen{
 		space: map[string]int64{}, packages: map[string]bool{}, users: map[string]bool{}, groups: map[string]bool{},
@@ -148,6 +160,8 @@ func (s *Seen) take(kind string, words []string) error {
 		s.State = parseState([]byte(text[0]))
 	case "host":
 		s.HostTold = strings.TrimSpace(text[0])
+	case "booting":
+		s.Booting = true
 	case "trial":
 		s.Trial = true
 	case "undone":

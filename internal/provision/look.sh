@@ -33,6 +33,7 @@ if command -v apt-get >/dev/null; then
 else
 	line apt "there is no apt-get"
 fi
+[ ! -e /run/cloud-init/status.json ] || [ -e /run/cloud-init/result.json ] || line booting
 line state "$(sh -c "$state" | head -c 4096)"
 [ ! -x "$host" ] || line host "$("$host" version 2>/dev/null | head -c 200)"
 [ ! -d /var/lib/devbox/provision.trial ] || line trial
