@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"devbox/internal/deploy"
+	"devbox/internal/hint"
 	"devbox/internal/protocol"
 	"devbox/internal/ui"
 
@@ -61,7 +62,11 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 		if value, ok := given[name]; ok {
 			return value, nil
 		}
-		return a.secretValue(ctx, fmt.Sprintf("value of %s for the rehearsal (a key that may only read is enough): ", name), false)
+		value, err := a.secretValue(ctx, fmt.Sprintf("value of %s for the rehearsal (a key that may only read is enough): ", name), false)
+		if err != nil {
+			err = hint.Wrap(fmt.Errorf("value of %s: %w", name, err), fmt.Sprintf("give it by --secret %s=FILE", name))
+		}
+		return value, err
 	}
 	d, err := p.Drill(ctx, a.ui, t, deploy.DrillOptions{Secret: ask, Keep: o.keep})
 	if a.json {
@@ -76,7 +81,11 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 
 func (a *app) printDrill(d *deploy.Drill) {
 	say := a.ui.Result
-	say("%s %s (%s) came back on a new machine", d.Of, d.Release, d.Version)
+	what := d.Of
+	if d.Release != "" {
+		what += " " + d.Release
+	}
+	say("%s (%s) came back on a new machine", what, d.Version)
 	say("  machine %s, image %s, restore and start %s", ui.Seconds(d.Machine), ui.Seconds(d.Ship), ui.Seconds(d.Restore))
 	if d.Restored.Integrity != "" {
 		say("  integrity: %s", d.Restored.Integrity)

@@ -60,13 +60,14 @@ func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(form
 		say("finishing the release that is on its way; a second Ctrl-C leaves that to the host")
 	})
 	defer stop()
-	limit := h.settings().Health.Deadline + shipTime
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), limit, fmt.Errorf("the host did not answer within %s", limit))
-	defer cancel()
-	return h.deliver(ctx, a, c)
+	return h.deliver(context.WithoutCancel(ctx), a, c)
 }
 
+// deliver is Deliver of a release that nobody misses if it is left half-way.
 func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
+	limit := h.settings().Health.Deadline + shipTime
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the host did not answer within %s", limit))
+	defer cancel()
 	c.Version = a.Version()
 	result, err := h.shipAndActivate(ctx, a, c)
 	var refused *HostError

@@ -96,11 +96,17 @@ func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
 		}
 	}()
 	q := r.stage()
+	unlock, err := lockFile(ctx, q.MachineDir()+".rehearsal.lock", "rehearses the loss of this app", u.Say)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if _, err := q.Destroy(ctx, u); err != nil { // that of a rehearsal that was killed has data
 		return err
 	}
 	defer func() {
 		if r.Keep {
+			q.sayKept(context.WithoutCancel(ctx), u)
 			return
 		}
 		s := u.Step("remove the machine of the rehearsal")
@@ -246,7 +252,13 @@ func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
 	begin = time.Now()
 	s = u.Step("restore and start")
 	c := &Cycle{At: begin}
-	if err := h.Deliver(ctx, r.art, c, u.Say); s.End(err, "") != nil {
+	err = h.deliver(ctx, r.art, c)
+	var failed *RolledBackError
+	if errors.As(err, &failed) {
+		// What it says of what serves there instead is not for a rehearsal.
+		err = hint.Errorf(r.lookHint(), "the release does not come up on a new machine: %s", failed.cause())
+	}
+	if s.End(err, "") != nil {
 		return err
 	}
 	r.Restore = time.Since(begin)
@@ -254,6 +266,27 @@ func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
 		return fmt.Errorf("ask what came back: %w", err)
 	}
 	return r.compare()
+}
+
+// lookHint is what to do about what only the machine of the rehearsal tells.
+func (r *rehearsal) lookHint() string {
+	if r.Keep {
+		return "look for more on the machine of the rehearsal, which is kept"
+	}
+	again := "devbox drill --keep"
+	if r.target != nil {
+		again = "devbox drill " + r.target.Name + " --keep"
+	}
+	return "`" + again + "` keeps the machine to look at"
+}
+
+// sayKept tells how to log in to the machine, which no other command knows.
+func (p *Project) sayKept(ctx context.Context, u *ui.UI) {
+	e, err := p.AdminEndpoint(ctx)
+	if err != nil {
+		return // it did not come so far
+	}
+	u.Say("the machine is kept until the next rehearsal: ssh -p %d -i %s -o UserKnownHostsFile=%s %s@%s", e.Port, e.IdentityFile, e.KnownHostsFile, e.User, e.Host)
 }
 
 func (r *rehearsal) ask(ctx context.Context, h *Host) (*protocol.Data, error) {
@@ -265,7 +298,7 @@ func (r *rehearsal) ask(ctx context.Context, h *Host) (*protocol.Data, error) {
 func (r *rehearsal) compare() error {
 	switch {
 	case r.Restored.Problem != "":
-		return hint.Errorf("see it on the machine: `devbox drill --keep`", "what came back is not well: %s", r.Restored.Problem)
+		return hint.Errorf(r.lookHint(), "what came back is not well: %s", r.Restored.Problem)
 	case r.Restored.Integrity != "" && r.Restored.Integrity != "ok":
 		return hint.Errorf("the replica is damaged: see whether the data there is well, and have it replicated anew", "what came back is not whole: %s", r.Restored.Integrity)
 	case r.Live == nil || !r.Live.Newest.After(r.Restored.Newest):

@@ -35,10 +35,6 @@ type RolledBackError struct {
 
 func (e *RolledBackError) Error() string {
 	var b strings.Builder
-	f := e.Result.Failure
-	if f == nil {
-		f = &protocol.Failure{Cause: "no cause given"}
-	}
 	same := e.Result.Release == e.Result.Serving // it was in place already
 	b.WriteString("release " + e.Result.Release)
 	if same {
@@ -46,13 +42,7 @@ func (e *RolledBackError) Error() string {
 	} else {
 		b.WriteString(" was not kept: ")
 	}
-	if f.Unit != "" {
-		b.WriteString(f.Unit + ": ")
-	}
-	b.WriteString(f.Cause)
-	for _, l := range f.Log {
-		b.WriteString("\n  " + l)
-	}
+	b.WriteString(e.cause())
 	switch {
 	case e.Result.Outcome == protocol.RolledBack:
 		b.WriteString("\n" + e.Result.Serving + " serves on")
@@ -62,6 +52,22 @@ func (e *RolledBackError) Error() string {
 		b.WriteString("\n" + e.Result.Serving + " may not serve either; `" + strings.TrimSpace("devbox status "+e.Target) + "` tells")
 	}
 	return b.String()
+}
+
+// cause is what was wrong with the release, and what it logged.
+func (e *RolledBackError) cause() string {
+	f := e.Result.Failure
+	if f == nil {
+		return "no cause given"
+	}
+	text := f.Cause
+	if f.Unit != "" {
+		text = f.Unit + ": " + text
+	}
+	for _, l := range f.Log {
+		text += "\n  " + l
+	}
+	return text
 }
 
 // Lost tells whether err means that the host cannot be reached any more.

@@ -88,7 +88,7 @@ func (p *Project) start(ctx context.Context, u *ui.UI, m vm.Machine, why string)
 		u.Say("note: %s", st.Drift)
 	}
 	if st.State != vm.Running {
-		u.Say("machine %s: %s, %s", p.Config.Name, m.Driver(), why)
+		u.Say("machine %s: %s, %s", p.Spec().Name, m.Driver(), why)
 	}
 	if st.State == vm.Missing || st.State == vm.Broken {
 		s := u.Step("create the machine")
