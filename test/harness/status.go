@@ -24,6 +24,7 @@ type Status struct {
 	}
 	Ports   []deploy.Forward
 	Host    *protocol.Status
+	Data    *protocol.Data
 	Problem string
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -53,7 +54,7 @@ type Room struct {
 
 	mu       sync.Mutex
 	made     map[Buzz]time.Time // presses, and when
-	answered int                // of those
+	answered map[Buzz]time.Time // those of them that were acknowledged, and when
 	seen     []sight
 }
 
@@ -68,7 +69,7 @@ type Latencies []time.Duration
 
 // NewRoom makes a room with players, half of them in each team.
 func NewRoom(ctx context.Context, client *http.Client, base string, players int) (*Room, error) {
-	r := &Room{base: base, client: client, made: map[Buzz]time.Time{}}
+	r := &Room{base: base, client: client, made: map[Buzz]time.Time{}, answered: map[Buzz]time.Time{}}
 	var made struct{ Room string }
 	cookie, err := r.send(ctx, "", "/rooms", url.Values{}, &made)
 	if err != nil {
@@ -179,17 +180,20 @@ func (r *Room) Press(ctx context.Context, i int) error {
 	}
 	if err == nil {
 		r.mu.Lock()
-		r.answered++
+		r.answered[key] = time.Now()
 		r.mu.Unlock()
 	}
 	return err
 }
 
 // Acknowledged is how many presses were answered.
-func (r *Room) Acknowledged() int {
+func (r *Room) Acknowledged() int { return len(r.Answered()) }
+
+// Answered are the presses that were answered, and when.
+func (r *Room) Answered() map[Buzz]time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.answered
+	return maps.Clone(r.answered)
 }
 
 // between are the times of the presses that were made between two times, on
@@ -218,8 +222,22 @@ type Watched struct {
 // Watch follows the room by client until ctx ends. It calls seated when it has
 // been told how the room is, from where on it must be shown all.
 func (r *Room) Watch(ctx context.Context, client *http.Client, seated func()) *Watched {
-	w := &Watched{Buzzes: map[Buzz]int{}}
+	return r.follow(ctx, client, 0, seated)
+}
+
+// Replay follows the room as a screen does that has been away since its first
+// event: it is shown all of the room's history.
+func (r *Room) Replay(ctx context.Context, client *http.Client) *Watched {
+	return r.follow(ctx, client, 1, func() {})
+}
+
+// follow begins after an event, or with the room as it is.
+func (r *Room) follow(ctx context.Context, client *http.Client, after int64, seated func()) *Watched {
+	w := &Watched{Seq: after, Buzzes: map[Buzz]int{}}
 	last := ""
+	if after > 0 {
+		last = strconv.FormatInt(after, 10)
+	}
 	for ctx.Err() == nil {
 		if err := r.stream(ctx, client, w, &last, seated); err != nil && ctx.Err() == nil {
 			w.Bad = append(w.Bad, err.Error())

@@ -64,6 +64,15 @@ type site struct {
 // rent makes a project with a key of its own, and a bare server.
 func rent(t *testing.T) *site {
 	t.Helper()
+	s := project(t)
+	s.server = vps.New(t, vps.Options{Authorized: []string{s.key}})
+	s.moveIn(t)
+	return s
+}
+
+// project is a person's with a key of their own, who has no server yet.
+func project(t *testing.T) *site {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("needs minutes, and -short was given")
 	}
@@ -88,8 +97,6 @@ func rent(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	s.key = string(public)
-	s.server = vps.New(t, vps.Options{Authorized: []string{s.key}})
-	s.moveIn(t)
 	return s
 }
 
@@ -119,6 +126,13 @@ func (s *site) ownSSH(t *testing.T) {
 // moveIn makes the server the target of the project, with a host key that is known.
 func (s *site) moveIn(t *testing.T) {
 	t.Helper()
+	s.meet(t)
+	s.target(t, "")
+}
+
+// meet learns the address and the host key of the server.
+func (s *site) meet(t *testing.T) {
+	t.Helper()
 	var err error
 	if s.address, err = s.server.Address(t.Context()); err != nil {
 		t.Fatal(err)
@@ -130,7 +144,6 @@ func (s *site) moveIn(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Home, ".ssh", "known_hosts"), []byte(hosts), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.target(t, "")
 }
 
 // target writes the target into devbox.yaml, with more lines of its own.
