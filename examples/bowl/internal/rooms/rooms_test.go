@@ -309,7 +309,7 @@ func TestQuietRoomsGo(t *testing.T) {
 // With all places taken, a new room takes that of the one that was quiet for the longest time, if that is long enough.
 func TestRoomsAreBounded(t *testing.T) {
 	f := newFixture(t)
-	now := time.Now()
+	now := time.Now().Add(time.Second) // after the fixture made its room
 	f.now = func() time.Time { return now }
 	f.sql(t, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 100000 UNION ALL SELECT i+1 FROM n WHERE i < %d)
 		INSERT INTO room SELECT i, x'' FROM n`, 100000+MaxRooms-2))
@@ -317,7 +317,7 @@ func TestRoomsAreBounded(t *testing.T) {
 	if _, _, err := f.Create(t.Context(), game.PerTeam[string]{}); !errors.Is(err, ErrBusy) {
 		t.Fatalf("one room too many: %v", err)
 	}
-	watched := f.use(t) // the room of the fixture is older by a moment, and loaded
+	watched := f.use(t) // the room of the fixture is older by a second, and loaded
 	now = now.Add(quietDay)
 	if _, _, err := f.Create(t.Context(), game.PerTeam[string]{}); err != nil {
 		t.Fatal(err)
