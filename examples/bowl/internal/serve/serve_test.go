@@ -73,6 +73,7 @@ func rawClient(address string, until *atomic.Bool) (requests int, err error) {
 				return requests, fmt.Errorf("answer %d: %w", requests, err)
 			}
 			body, err := io.ReadAll(answer.Body)
+			_ = answer.Body.Close()
 			if err != nil || !strings.HasPrefix(string(body), "generation ") {
 				return requests, fmt.Errorf("answer %d: %q, %w", requests, body, err)
 			}
@@ -134,6 +135,7 @@ func TestStopWaitsForARequest(t *testing.T) {
 			got <- err.Error()
 			return
 		}
+		defer answer.Body.Close()
 		body, _ := io.ReadAll(answer.Body)
 		got <- string(body) + fmt.Sprint(" close=", answer.Close)
 	}()

@@ -43,7 +43,7 @@ func streamOf(t testing.TB, server *httptest.Server, room, lastID string) (event
 	if lastID != "" {
 		r.Header.Set("Last-Event-ID", lastID)
 	}
-	answer, err := server.Client().Do(r)
+	answer, err := server.Client().Do(r) //nolint:bodyclose // closed below, by who reads it
 	if err != nil {
 		t.Fatal(err)
 	}
