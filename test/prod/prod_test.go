@@ -43,6 +43,7 @@ func TestProduction(t *testing.T) {
 		{"logins", testLogins},
 		{"killed", testKilled},
 		{"power cuts", testPowerCuts},
+		{"match cut", testMatchCut},
 		{"load", testLoad},
 		{"user data", testUserData},
 	} {
