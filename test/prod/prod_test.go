@@ -85,6 +85,7 @@ func project(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
+	vps.Enclose(t)
 	key := filepath.Join(home, ".ssh", "id_ed25519")
 	if err := os.Mkdir(filepath.Dir(key), 0o700); err != nil {
 		t.Fatal(err)

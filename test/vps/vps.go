@@ -75,6 +75,19 @@ func New(t testing.TB, o Options) *Server {
 	return s
 }
 
+// Enclose has this computer refuse, until the end of the test, what goes to a
+// server that is off. It would leave by the default route, and somebody there
+// might answer. The network is the one around those that the driver chooses
+// from: it keeps away from any that is smaller.
+func Enclose(t testing.TB) {
+	t.Helper()
+	route := []string{"unreachable", "10.212.0.0/15"}
+	if _, err := run(t.Context(), "ip", append([]string{"route", "replace"}, route...)...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = run(context.Background(), "ip", append([]string{"route", "del"}, route...)...) })
+}
+
 // Rent makes a server, without booting it.
 func Rent(ctx context.Context, o Options) (_ *Server, err error) {
 	if o.Name == "" {
