@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"devbox/internal/deploy"
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
+	"devbox/internal/secret"
 	"devbox/internal/ui"
 
 	"github.com/spf13/cobra"
@@ -54,7 +57,7 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 	if err := p.CheckFiles(); err != nil {
 		return badInput{err}
 	}
-	given, err := deploy.DrillSecrets(o.secrets)
+	given, err := secretFiles(o.secrets)
 	if err != nil {
 		return badInput{err}
 	}
@@ -79,6 +82,28 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 	return err
 }
 
+// secretFiles reads values from files, NAME=FILE each, as `devbox secret set
+// NAME <FILE` does.
+func secretFiles(files []string) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	for _, f := range files {
+		name, file, ok := strings.Cut(f, "=")
+		if !ok || secret.ValidName(name) != nil {
+			return nil, hint.Errorf("write --secret NAME=FILE", "%q is not NAME=FILE", name)
+		}
+		value, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read the value of %s: %w", name, err)
+		}
+		value = trimLine(value)
+		if err := secret.ValidValue(value); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		all[name] = value
+	}
+	return all, nil
+}
+
 func (a *app) printDrill(d *deploy.Drill) {
 	say := a.ui.Result
 	what := d.Of
@@ -94,8 +119,12 @@ func (a *app) printDrill(d *deploy.Drill) {
 		say("  %s", rowsLine(table, d.Restored, d.Live))
 	}
 	switch {
+	case d.Live == nil && d.Restored.Newest.IsZero():
+		say("  what was there besides cannot be known")
 	case d.Live == nil:
 		say("  newest change: %s (%s ago); what came after it cannot be known", d.Restored.Newest.Format(time.RFC3339), ui.Seconds(time.Since(d.Restored.Newest)))
+	case d.Live.Newest.IsZero():
+		say("  when something was written last, its check does not tell: compare the rows")
 	case d.Lost == 0:
 		say("  nothing would have been lost: the newest change, of %s, is there", d.Restored.Newest.Format(time.RFC3339))
 	default:

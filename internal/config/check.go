@@ -70,6 +70,8 @@ func checkName(c *Config, d *decoder) {
 		cure = "write " + near
 	}
 	switch {
+	case strings.HasSuffix(c.Name, "-drill"):
+		d.wrong("name", fmt.Sprintf("%q ends with -drill, as the machine of a rehearsal does, which is made and removed", c.Name), "choose another")
 	case !d.written("name") || nameRE.MatchString(c.Name):
 	case strings.Contains(c.Name, "_"):
 		d.wrong("name", fmt.Sprintf("%q has a `_`, where systemd-portabled cuts the name of an image", c.Name), cure)

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,7 +87,7 @@ func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
 	}
 	defer r.art.Close()
 	// All that is asked of a person is asked before the minutes begin.
-	if err := r.askSecrets(ctx); err != nil {
+	if err := r.readUnits(ctx); err != nil {
 		return err
 	}
 	defer func() {
@@ -142,6 +142,9 @@ func (r *rehearsal) meet(ctx context.Context, u *ui.UI) error {
 	if st.Current == nil {
 		return hint.Errorf("deploy it first", "nothing runs on %s that could be lost", r.Of)
 	}
+	if len(st.Current.Settings.State.Check) == 0 {
+		return hint.Errorf("deploy it with the state.check that devbox.yaml has", "%s on %s was released without a check of its data", st.Current.ID, r.Of)
+	}
 	r.Release, r.Version = st.Current.ID, short(st.Current.Digest)
 	return nil
 }
@@ -176,8 +179,10 @@ func (r *rehearsal) findImage() error {
 	return hint.Errorf(cure, "this computer does not have the image of %s any more", strings.TrimSpace(r.Of+" "+r.Version))
 }
 
-// askSecrets gets the values of all secrets that units of the image name.
-func (r *rehearsal) askSecrets(ctx context.Context) error {
+// readUnits gets the values of all secrets that units of the image name, and
+// refuses to hold back a unit that the image does not have: under another name
+// it would run, and write to the replica.
+func (r *rehearsal) readUnits(ctx context.Context) error {
 	img, err := image.Open(r.art.Path)
 	if err != nil {
 		return err
@@ -186,6 +191,12 @@ func (r *rehearsal) askSecrets(ctx context.Context) error {
 	units, err := img.Units()
 	if err != nil {
 		return err
+	}
+	for _, name := range r.project.Config.Drill.Without {
+		if !slices.ContainsFunc(units, func(u image.Unit) bool { return u.Name == name }) {
+			return hint.Errorf("write in drill.without what the units are called in the image that runs there",
+				"%s of drill.without is no unit of %s, which is to be rehearsed", name, r.Version)
+		}
 	}
 	r.secrets = map[string][]byte{}
 	for _, want := range secret.Wanted(r.project.Config.Name, units) {
@@ -244,8 +255,8 @@ func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
 	}
 	r.Ship = time.Since(begin)
 	if r.there != nil {
-		if r.Live, err = r.ask(ctx, r.there); err != nil {
-			return fmt.Errorf("ask %s for its data: %w", r.Of, err)
+		if err := r.askLive(ctx, u); err != nil {
+			return err
 		}
 	}
 
@@ -289,6 +300,25 @@ func (p *Project) sayKept(ctx context.Context, u *ui.UI) {
 	u.Say("the machine is kept until the next rehearsal: ssh -p %d -i %s -o UserKnownHostsFile=%s %s@%s", e.Port, e.IdentityFile, e.KnownHostsFile, e.User, e.Host)
 }
 
+// askLive asks what is there to compare with. A server that cannot tell any
+// more does not end its rehearsal.
+func (r *rehearsal) askLive(ctx context.Context, u *ui.UI) error {
+	live, err := r.ask(ctx, r.there)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err == nil && live.Problem != "" {
+		err = errors.New(live.Problem)
+	}
+	if err != nil {
+		r.Unreached = err.Error()
+		u.Say("note: %s does not tell what data it has, so there is nothing to compare with: %v", r.Of, err)
+		return nil
+	}
+	r.Live = live
+	return nil
+}
+
 func (r *rehearsal) ask(ctx context.Context, h *Host) (*protocol.Data, error) {
 	d, err := h.Data(ctx, r.project.Config.Name)
 	return &d, err
@@ -297,18 +327,27 @@ func (r *rehearsal) ask(ctx context.Context, h *Host) (*protocol.Data, error) {
 // compare finds out what did not come back.
 func (r *rehearsal) compare() error {
 	switch {
-	case r.Restored.Problem != "":
-		return hint.Errorf(r.lookHint(), "what came back is not well: %s", r.Restored.Problem)
 	case r.Restored.Integrity != "" && r.Restored.Integrity != "ok":
 		return hint.Errorf("the replica is damaged: see whether the data there is well, and have it replicated anew", "what came back is not whole: %s", r.Restored.Integrity)
-	case r.Live == nil || !r.Live.Newest.After(r.Restored.Newest):
-		return nil
+	case r.Restored.Problem != "":
+		return hint.Errorf(r.lookHint(), "what came back is not well: %s", r.Restored.Problem)
+	case empty(r.Restored) && (r.Live == nil || !empty(r.Live)):
+		return hint.Errorf("look at the units that replicate and restore, and at where they do: `devbox status`, `devbox logs`", "nothing came back: there is no replica, or it is empty")
 	}
-	r.Lost = r.Live.Newest.Sub(r.Restored.Newest)
-	if r.Restored.Newest.IsZero() {
-		return hint.Errorf("look at the units that replicate and restore: `devbox status`, `devbox logs`", "nothing came back: there is no replica, or it is empty")
+	if r.Live != nil && r.Live.Newest.After(r.Restored.Newest) {
+		r.Lost = r.Live.Newest.Sub(r.Restored.Newest)
 	}
 	return nil
+}
+
+// empty tells whether nothing has been stored, as far as the check tells.
+func empty(d *protocol.Data) bool {
+	for _, n := range d.Rows {
+		if n > 0 {
+			return false
+		}
+	}
+	return d.Newest.IsZero()
 }
 
 // holdBack keeps the units of drill.without from running: they would write to
@@ -387,21 +426,4 @@ func (r *rehearsal) pass(ctx context.Context, l net.Listener, addr string) {
 			_, _ = io.Copy(in, out)
 		}()
 	}
-}
-
-// DrillSecrets reads values from files: NAME=FILE each.
-func DrillSecrets(files []string) (map[string][]byte, error) {
-	all := map[string][]byte{}
-	for _, f := range files {
-		name, file, ok := strings.Cut(f, "=")
-		if !ok || secret.ValidName(name) != nil {
-			return nil, hint.Errorf("write --secret NAME=FILE", "%q is not NAME=FILE", strings.SplitN(f, "=", 2)[0])
-		}
-		value, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("read the value of %s: %w", name, err)
-		}
-		all[name] = value
-	}
-	return all, nil
 }
