@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ machine. It only reads the replica; the server goes on untouched, or may be gone
 			return a.drill(c.Context(), p, t, o)
 		},
 	}
-	c.Flags().StringArrayVar(&o.secrets, "secret", nil, "`NAME=FILE` with the value of a secret for the rehearsal; others are asked for")
+	c.Flags().StringArrayVar(&o.secrets, "secret", nil, "read the value of a secret for the rehearsal, `NAME=FILE`; others are asked for")
 	c.Flags().BoolVar(&o.keep, "keep", false, "keep the machine of the rehearsal, to look at")
 	return c
 }
@@ -62,8 +63,8 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 		return badInput{err}
 	}
 	ask := func(ctx context.Context, name string) ([]byte, error) {
-		if value, ok := given[name]; ok {
-			return value, nil
+		if !a.canAsk() {
+			return nil, badInput{hint.Errorf(fmt.Sprintf("give it by --secret %s=FILE", name), "the value of %s is needed", name)}
 		}
 		value, err := a.secretValue(ctx, fmt.Sprintf("value of %s for the rehearsal (a key that may only read is enough): ", name), false)
 		if err != nil {
@@ -71,7 +72,7 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 		}
 		return value, err
 	}
-	d, err := p.Drill(ctx, a.ui, t, deploy.DrillOptions{Secret: ask, Keep: o.keep})
+	d, err := p.Drill(ctx, a.ui, t, deploy.DrillOptions{Secrets: given, Ask: ask, Keep: o.keep})
 	if a.json {
 		a.ui.Value(d)
 		return err
@@ -135,7 +136,7 @@ func (a *app) printDrill(d *deploy.Drill) {
 func rowsLine(table string, restored, live *protocol.Data) string {
 	n := restored.Rows[table]
 	if live == nil || live.Rows[table] == n {
-		return fmt.Sprintf("%s: %d rows", table, n)
+		return table + ": " + counted(n, "row")
 	}
-	return fmt.Sprintf("%s: %d rows of %d", table, n, live.Rows[table])
+	return table + ": " + counted(n, "row") + " of " + strconv.FormatInt(live.Rows[table], 10)
 }

@@ -117,6 +117,9 @@ func newDestroy(a *app) *cobra.Command {
 			}
 			s := a.ui.Step("remove the machine")
 			was, err := p.Destroy(c.Context(), a.ui)
+			if err == nil {
+				_, err = p.DestroyRehearsal(c.Context(), a.ui)
+			}
 			if s.End(err, unless(was, "there was none")) != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"devbox/internal/config"
 	"devbox/internal/hint"
 	"devbox/internal/image"
 	"devbox/internal/protocol"
@@ -42,9 +43,10 @@ type Drill struct {
 
 // DrillOptions are a drill's other end.
 type DrillOptions struct {
-	// Secret asks for the value of a secret for the rehearsal.
-	Secret func(ctx context.Context, name string) ([]byte, error)
-	Keep   bool // the machine of the rehearsal
+	// Secrets are values for the rehearsal, and Ask gets those of others.
+	Secrets map[string][]byte
+	Ask     func(ctx context.Context, name string) ([]byte, error)
+	Keep    bool // the machine of the rehearsal
 }
 
 // Drill rehearses the loss of target, or of the dev machine if target is nil.
@@ -60,6 +62,16 @@ func (p *Project) Drill(ctx context.Context, u *ui.UI, target *Target, o DrillOp
 		r.Error, r.Hint = err.Error(), hint.Of(err)
 	}
 	return &r.Drill, err
+}
+
+// rehearsing is the project on the machine of its rehearsals.
+func (p *Project) rehearsing(c *config.Config) *Project {
+	return &Project{Config: c, Paths: p.Paths, Version: p.Version, machineName: c.Name + "-drill"}
+}
+
+// DestroyRehearsal removes the machine that a rehearsal has kept or left.
+func (p *Project) DestroyRehearsal(ctx context.Context, u *ui.UI) (bool, error) {
+	return p.rehearsing(p.Config).Destroy(ctx, u)
 }
 
 type rehearsal struct {
@@ -82,7 +94,7 @@ func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
 	if r.there != nil {
 		defer r.there.Close()
 	}
-	if err := r.findImage(); err != nil {
+	if err := r.findImage(u); err != nil {
 		return err
 	}
 	defer r.art.Close()
@@ -150,14 +162,14 @@ func (r *rehearsal) meet(ctx context.Context, u *ui.UI) error {
 }
 
 // findImage opens the image that runs there, or was brought there last.
-func (r *rehearsal) findImage() error {
+func (r *rehearsal) findImage(u *ui.UI) error {
 	stores := []imageStore{r.project.images()}
 	if r.target != nil {
 		stores = []imageStore{r.target.shipped(), r.project.images()}
 	}
 	var found *stored
 	var err error
-	for _, s := range stores {
+	for i, s := range stores {
 		if r.there != nil {
 			found, err = s.find([]string{r.there.Welcome.Current})
 		} else {
@@ -168,6 +180,9 @@ func (r *rehearsal) findImage() error {
 		}
 		if found != nil {
 			r.Version = found.digest.Short()
+			if i > 0 && r.there == nil {
+				u.Say("note: nothing was brought to %s from this computer; what is rehearsed is %s, the newest of the dev machine", r.Of, r.Version)
+			}
 			r.art = &Artifact{Path: s.path(found.digest), Digest: found.digest, Size: found.Size, Sums: found.Sums, file: found.file}
 			return nil
 		}
@@ -199,14 +214,24 @@ func (r *rehearsal) readUnits(ctx context.Context) error {
 		}
 	}
 	r.secrets = map[string][]byte{}
-	for _, want := range secret.Wanted(r.project.Config.Name, units) {
+	wanted := secret.Wanted(r.project.Config.Name, units)
+	for name := range r.Secrets {
+		if !slices.Contains(wanted, name) {
+			return hint.Errorf("units of that image load: "+strings.Join(wanted, ", "), "no unit of %s loads a secret %s", r.Version, name)
+		}
+	}
+	for _, want := range wanted {
+		if given, ok := r.Secrets[want]; ok {
+			r.secrets[want] = slices.Clone(given)
+			continue
+		}
 		if r.target == nil {
 			if given, ok := r.project.Config.Machine.Secrets[want]; ok {
 				r.secrets[want] = []byte(given)
 				continue
 			}
 		}
-		if r.secrets[want], err = r.Secret(ctx, want); err != nil {
+		if r.secrets[want], err = r.Ask(ctx, want); err != nil {
 			return err
 		}
 	}
@@ -221,7 +246,7 @@ func (r *rehearsal) stage() *Project {
 	if r.target != nil {
 		c.Env, c.Health = r.target.Env, r.target.Health
 	}
-	return &Project{Config: &c, Paths: r.project.Paths, Version: r.project.Version, machineName: c.Name + "-drill"}
+	return r.project.rehearsing(&c)
 }
 
 func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
@@ -297,7 +322,7 @@ func (p *Project) sayKept(ctx context.Context, u *ui.UI) {
 	if err != nil {
 		return // it did not come so far
 	}
-	u.Say("the machine is kept until the next rehearsal: ssh -p %d -i %s -o UserKnownHostsFile=%s %s@%s", e.Port, e.IdentityFile, e.KnownHostsFile, e.User, e.Host)
+	u.Say("the machine is kept until the next rehearsal or `devbox destroy`: ssh -p %d -i %s -o UserKnownHostsFile=%s %s@%s", e.Port, e.IdentityFile, e.KnownHostsFile, e.User, e.Host)
 }
 
 // askLive asks what is there to compare with. A server that cannot tell any

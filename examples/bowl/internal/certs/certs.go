@@ -30,7 +30,10 @@ type Options struct {
 }
 
 // Manager answers visitors and the CA.
-type Manager struct{ autocert.Manager }
+type Manager struct {
+	autocert.Manager
+	domain string
+}
 
 // New makes a manager. Nothing is asked of the CA before the first visitor.
 func New(o Options) (*Manager, error) {
@@ -44,7 +47,7 @@ func New(o Options) (*Manager, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of certificates: %w", err)
 	}
-	return &Manager{autocert.Manager{
+	return &Manager{domain: o.Domain, Manager: autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
 		Cache:      autocert.DirCache(filepath.Clean(o.Dir)),
 		HostPolicy: autocert.HostWhitelist(o.Domain),
@@ -73,8 +76,19 @@ func httpClient(roots string) (*http.Client, error) {
 	return &http.Client{Transport: transport, Timeout: askedFor}, nil
 }
 
-// Listen speaks TLS, HTTP/2 and HTTP/1.1, on what comes to l.
-func (m *Manager) Listen(l net.Listener) net.Listener { return tls.NewListener(l, m.TLSConfig()) }
+// Listen speaks TLS, HTTP/2 and HTTP/1.1, on what comes to l. Who names no domain, as a client does that was given an address,
+// gets the certificate of the one there is.
+func (m *Manager) Listen(l net.Listener) net.Listener {
+	config := m.TLSConfig()
+	certificate := config.GetCertificate
+	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if hello.ServerName == "" {
+			hello.ServerName = m.domain
+		}
+		return certificate(hello)
+	}
+	return tls.NewListener(l, config)
+}
 
 // Handler answers the CA's challenges, lets app answer what comes by TLS, and sends the others there. What comes from this
 // machine itself needs no TLS, unless it comes to port 80; with open, nothing does.

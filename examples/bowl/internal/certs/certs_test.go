@@ -2,13 +2,21 @@ package certs
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 )
 
 func TestWhoNeedsTLS(t *testing.T) {
@@ -49,6 +57,52 @@ func TestWhoNeedsTLS(t *testing.T) {
 			t.Errorf("%s: %d to %q", c.name, w.Code, w.Header().Get("Location"))
 		}
 	}
+}
+
+// A client that was given an address names no domain.
+func TestNoDomainIsTheOneThereIs(t *testing.T) {
+	m, err := New(Options{Domain: "bowl.example.org", Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, der := selfSigned(t, "bowl.example.org")
+	if err := m.Cache.Put(t.Context(), "bowl.example.org", append(key, der...)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
+	go func() { _ = server.Serve(m.Listen(l)) }()
+	defer server.Close()
+	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // it is signed by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.ConnectionState().PeerCertificates[0].DNSNames; !slices.Equal(got, []string{"bowl.example.org"}) {
+		t.Errorf("the certificate is of %q", got)
+	}
+}
+
+// selfSigned is a key and a certificate of its own, in PEM.
+func selfSigned(t *testing.T, domain string) (key, certificate []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{domain}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: bytes}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 func TestWhatCannotGetACertificate(t *testing.T) {
