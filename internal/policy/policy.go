@@ -37,8 +37,8 @@ const File = "etc/devbox/policy.conf"
 const path = "/" + File
 
 // defaultProfiles are allowed where the file names none, and with them those
-// that root has put into ownProfiles. "trusted" is not one: a service under it
-// may do to the host what its user may.
+// that root has put into ownProfiles. "trusted" is not one, not even root's own
+// of that name: a service under it may do to the host what its user may.
 var defaultProfiles = []string{"default", "nonetwork", "strict"}
 
 const ownProfiles = "etc/systemd/portable/profile"
@@ -180,7 +180,7 @@ func (p *Policy) Profile(app, profile string) error {
 			return err
 		}
 		for _, e := range own {
-			if e.IsDir() && !slices.Contains(allowed, e.Name()) {
+			if e.IsDir() && e.Name() != "trusted" && !slices.Contains(allowed, e.Name()) {
 				allowed = append(allowed, e.Name())
 			}
 		}

@@ -35,8 +35,10 @@ func parse(t *testing.T, text string) *Policy {
 
 func TestAllowed(t *testing.T) {
 	none, p := &Policy{root: t.TempDir()}, parse(t, full)
-	if err := os.MkdirAll(filepath.Join(none.root, ownProfiles, "tight"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, own := range []string{"tight", "trusted"} {
+		if err := os.MkdirAll(filepath.Join(none.root, ownProfiles, own), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	wider := parse(t, "[App bowl]\nUser=anna\n")
 	for _, tt := range []struct {
