@@ -148,10 +148,6 @@ func (act *activation) fetch(ctx context.Context, aside string) (*swap, error) {
 		from := filepath.Join(act.snapshot(act.back.Before), dir)
 		if slices.Contains(act.back.Dirs, dir) {
 			copies = append(copies, [2]string{from, to})
-			// Where the app has none now there is one to change places with.
-			if err := emptyLike(from, act.stored(dir)); err != nil {
-				return nil, err
-			}
 		} else if err := emptyLike(act.stored(dir), to); err != nil {
 			return nil, err
 		}
@@ -168,6 +164,11 @@ func (act *activation) fetch(ctx context.Context, aside string) (*swap, error) {
 	}
 	s := &swap{}
 	for _, dir := range act.snap.Dirs {
+		// Where the app has none now there is one to change places with. That it is
+		// made comes after all that may well fail.
+		if err := emptyLike(filepath.Join(aside, dir), act.stored(dir)); err != nil {
+			return nil, err
+		}
 		was, err := inode(act.stored(dir))
 		if err != nil {
 			return nil, err
@@ -292,7 +293,13 @@ func (a *app) endSwap(s *swap, to protocol.Release) error {
 			}
 		}
 	}
-	if err := os.Rename(aside, a.snapshot(to.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(aside); err == nil {
+		// What has the name is of an activation that never began. It may be the
+		// snapshot that has come back, so it stays until now.
+		if err := errors.Join(os.RemoveAll(a.snapshot(to.ID)), os.Rename(aside, a.snapshot(to.ID))); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err // where there is none, this has been done already
 	}
 	crashpoint("put-aside")

@@ -2,6 +2,7 @@ package release
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -152,6 +153,54 @@ func TestDataThatCannotComeBack(t *testing.T) {
 	refused("r1", "there is none at all")
 }
 
+// A snapshot has the name of an activation that was cut off before its journal was
+// there. The next activation has the same name, and the snapshot may be the very one
+// that it brings back.
+func TestASwapAfterAnActivationThatNeverBegan(t *testing.T) {
+	for name, tt := range map[string]struct {
+		of, outcome string
+		live        string
+	}{
+		"another comes back":          {"r1", protocol.Committed, "one, paper"},
+		"it comes back":               {"r2", protocol.Committed, "cut off, paper"},
+		"it comes back, and not well": {"r2", protocol.RolledBack, "two, more paper"},
+	} {
+		f, h := twice(t)
+		a, err := h.open("bowl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := a.readState()
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := snapshot{Before: "r3", Of: "r2", Digest: st.Current.Digest, Dirs: []string{"other", "private/bowl"}}
+		err = a.copyData(left, func(dirs [][2]string) error {
+			f.write(snapshotsOf+"/"+newSnapshot+"/private/bowl/db", "cut off")
+			f.write(snapshotsOf+"/"+newSnapshot+"/other/notes", "paper")
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tt.outcome != protocol.Committed {
+			f.results["restart bowl.service"] = []string{"failed"}
+		}
+		if r, err := f.rollback(h, tt.of, false); err != nil || r.Outcome != tt.outcome || f.live() != tt.live {
+			t.Errorf("%s: %+v, %v, in place %q", name, r, err, f.live())
+		}
+		if text, err := h.Hello(t.Context(), "bowl"); err != nil || text != "" {
+			t.Errorf("%s: the next session: %q, %v", name, text, err)
+		}
+		if j, err := a.readJournal(); err != nil || j != nil {
+			t.Errorf("%s: left %+v, %v", name, j, err)
+		}
+		if tt.outcome == protocol.Committed && f.kept("r3") != "two, more paper" {
+			t.Errorf("%s: put aside %q", name, f.kept("r3"))
+		}
+	}
+}
+
 // A folder that one of the two does not have is empty there.
 func TestDataWithoutAFolder(t *testing.T) {
 	f, h := storage(t)
@@ -175,6 +224,13 @@ func TestDataWithoutAFolder(t *testing.T) {
 	}
 	if err := os.RemoveAll(other); err != nil {
 		t.Fatal(err)
+	}
+	f.errs["copy while  waits"] = []error{errors.New("cp exited with status 1")}
+	if _, err := f.rollback(h, "r2", false); err == nil || !strings.Contains(hint.Of(err), "nothing was changed") {
+		t.Errorf("%v (hint %q)", err, hint.Of(err))
+	}
+	if _, err := os.Lstat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a copy that failed: %v", err)
 	}
 	if _, err := f.rollback(h, "r2", false); err != nil || f.read("var/lib/other/notes") != "new paper" {
 		t.Errorf("%v, %v", err, f.list("var/lib/other"))
