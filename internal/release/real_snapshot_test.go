@@ -100,11 +100,25 @@ func TestRealSnapshot(t *testing.T) {
 		t.Errorf("snapshots are %s", mode)
 	}
 
+	// That what waited goes on is part of the copy.
+	dropIn := "/run/systemd/system/devbox-copy-" + app + ".service.d"
+	m.sh(t, "mkdir -p "+dropIn+" && printf '[Service]\\nExecStopPost=/usr/bin/false\\n' > "+dropIn+"/fail.conf && systemctl daemon-reload")
+	next := build(t, base.with("usr/share/relapp/page", "three"))
+	if a := c.receive(app, next, nil); a.Error != "" {
+		t.Fatalf("%+v", a)
+	}
+	if a := c.activate(app, next, snapshotting()); !strings.Contains(a.Error, "not what was to follow it (exit-code)") || a.Hint == "" {
+		t.Errorf("it ended, but not well: %+v", a)
+	}
+	m.sh(t, "rm -r "+dropIn+" && systemctl daemon-reload")
+	if is := m.sh(t, "ls "+snapshots); is != "r2" || !strings.HasPrefix(m.get(t, port), "two ") {
+		t.Errorf("snapshots %q", is)
+	}
+
 	c.close() // its process is in a scope of that name, too
 
 	// Killed in the middle, nothing waits for ever and nothing half-made counts.
 	m.sh(t, "head -c 400M /dev/urandom > "+live+"/big && chown --reference="+live+" "+live+"/big")
-	next := build(t, base.with("usr/share/relapp/page", "three"))
 	for name, kill := range map[string]string{"devbox-host": "systemctl kill -s KILL 'devbox-" + app + "-*.scope'", "the copy": "systemctl kill -s KILL devbox-copy-" + app + ".service"} {
 		victim := m.serve(t, "")
 		victim.hello(app)

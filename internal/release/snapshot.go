@@ -220,8 +220,8 @@ func (a *app) stopCopy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !st.gone() {
-		if err := a.stop(ctx, []string{a.copyUnit()}, stopGrace); err != nil {
+	if !st.gone() { // what it has frozen goes on before it ends, which is not to be cut short
+		if err := a.stop(ctx, []string{a.copyUnit()}, graceful); err != nil {
 			return err
 		}
 	}

@@ -77,17 +77,19 @@ func transientName(name string) string {
 	return fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
 }
 
-func oneshot(limit time.Duration) []sd.Property {
+// oneshot are the properties of a unit each of whose commands may take limit, and
+// after a signal to end, or once they have ended, stop.
+func oneshot(limit, stop time.Duration) []sd.Property {
 	return []sd.Property{
 		property("Type", "oneshot"),
 		property("TimeoutStartUSec", uint64(limit.Microseconds())),
-		property("TimeoutStopUSec", uint64(time.Second.Microseconds())),
+		property("TimeoutStopUSec", uint64(stop.Microseconds())),
 	}
 }
 
 // confined are the properties of an app's program that is run beside its units.
 func confined(limit time.Duration) []sd.Property {
-	return append(oneshot(limit),
+	return append(oneshot(limit, time.Second),
 		property("ProtectSystem", "strict"),
 		property("PrivateDevices", true),
 		property("NoNewPrivileges", true),
@@ -116,7 +118,7 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 	switch {
 	case err != nil:
 		return err
-	case result == "done":
+	case result == "done" && st.Result == "success":
 		return nil
 	case result == "":
 		return fmt.Errorf("%s did not end", what)
@@ -126,7 +128,10 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 		return err
 	}
 	cause := what + " " + ending(st)
-	if st.Result == "timeout" {
+	switch {
+	case result == "done":
+		cause = what + " is done, but not what was to follow it (" + st.Result + ")"
+	case st.Result == "timeout":
 		cause = what + " did not end"
 	}
 	return &fault{cause: cause, log: log}
@@ -134,12 +139,12 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 
 // ended waits until a unit has no process any more.
 func (s *Systemd) ended(ctx context.Context, unit string) (UnitState, error) {
-	for until := time.Now().Add(killWait); ; time.Sleep(2 * time.Millisecond) {
+	for began := time.Now(); ; time.Sleep(2 * time.Millisecond) {
 		st, err := s.Unit(ctx, unit)
 		switch {
 		case err != nil || st.gone():
 			return st, err
-		case time.Now().After(until):
+		case time.Since(began) > st.stopLimit():
 			return st, fmt.Errorf("%s does not end", unit)
 		}
 	}
