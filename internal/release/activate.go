@@ -375,7 +375,7 @@ func (act *activation) giveUp(ctx context.Context, j *journal, cause error) erro
 		r.Outcome = protocol.Failed
 	}
 	if j.From != nil {
-		if r.Migration = act.migration(ctx, *j.From, *j.From); r.Migration != nil {
+		if r.Migration = act.migrated(ctx, *j.From); r.Migration != nil {
 			r.Failure.Cause += "; " + r.Migration.String()
 		}
 	}

@@ -39,6 +39,7 @@ type fake struct {
 	shelters int
 	exposed  error // what Shelter returns
 	probe    func(Probe) ([]byte, error)
+	patience time.Duration     // that the last probe was given, 0 if it had no end
 	starts   func(unit string) // is told before a unit starts
 	halfway  bool              // the next attach leaves a service without its drop-ins
 }
@@ -175,7 +176,11 @@ func (f *fake) Try(context.Context, string, string, []string) error {
 	return nil
 }
 
-func (f *fake) Probe(_ context.Context, p Probe) ([]byte, error) {
+func (f *fake) Probe(ctx context.Context, p Probe) ([]byte, error) {
+	f.patience = 0
+	if at, ok := ctx.Deadline(); ok {
+		f.patience = time.Until(at)
+	}
 	if f.probe == nil {
 		f.t.Errorf("there is no check here: %+v", p)
 		return nil, nil

@@ -121,6 +121,9 @@ func TestAReleaseThatMigratedAndWasNotKept(t *testing.T) {
 		!strings.Contains(r.Failure.Cause, "exited with status 1; "+text) {
 		t.Fatalf("%+v, %v", r, err)
 	}
+	if f.patience <= 0 || f.patience > migratedTime {
+		t.Errorf("the answer waited for the check for up to %s", f.patience)
+	}
 	all, err := h.Releases(context.Background(), "bowl")
 	if err != nil || !strings.Contains(all[0].Cause, text) {
 		t.Errorf("history: %+v, %v", all[0], err)
@@ -180,6 +183,9 @@ func TestAnInterruptedReleaseThatMigrated(t *testing.T) {
 	const want = "undid r2, which was interrupted; r1 runs; r1 was kept on data of schema 2, which has been migrated to 3 since"
 	if err != nil || text != want || f.notes[len(f.notes)-1].Text != want {
 		t.Errorf("%q, %v", text, err)
+	}
+	if f.patience <= 0 || f.patience > migratedTime {
+		t.Errorf("the session waited for the check for up to %s", f.patience)
 	}
 	all, err := h.Releases(context.Background(), "bowl")
 	if err != nil || all[0].Outcome != protocol.Interrupted || !strings.Contains(all[0].Cause, "migrated to 3") {

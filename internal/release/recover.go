@@ -153,7 +153,7 @@ func (a *app) putRight(ctx context.Context, when When) (string, error) {
 		}
 		r, outcome := j.undone(err)
 		if j.From != nil && when == Online {
-			if m := a.migration(ctx, *j.From, *j.From); m != nil {
+			if m := a.migrated(ctx, *j.From); m != nil {
 				text += "; " + m.String()
 				r.Cause += "; " + m.String()
 			}
