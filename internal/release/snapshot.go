@@ -296,20 +296,30 @@ func (a *app) allSnapshots() ([]snapshot, error) {
 }
 
 // collectSnapshots deletes the snapshots that one cannot go back to any more, and
-// what a killed process left of one. As many stay as releases do.
-func (a *app) collectSnapshots(st state, images map[string]bool) error {
+// what a killed process left of one. Of as many releases as keep their images the
+// newest stays: many may be of one, before which none was kept. And of the others
+// one, which may have what a release has written that was not kept.
+func (a *app) collectSnapshots(st state, history []protocol.Release, images map[string]bool) error {
 	all, err := a.allSnapshots()
 	if err != nil {
 		return err
 	}
 	errs := []error{os.RemoveAll(a.snapshot(newSnapshot)), os.RemoveAll(a.snapshot(asideSnapshot))}
-	kept := 0
+	wanted := map[string]bool{} // releases that can come back and whose newest is yet to be found
+	for _, r := range history {
+		wanted[r.ID] = r.Outcome == protocol.Committed
+	}
+	kept, others := 0, 0
 	for _, s := range all {
-		if kept < cmp.Or(st.Keep, keepImages) && images[short(s.Digest)] {
+		switch there := images[short(s.Digest)]; {
+		case there && wanted[s.Of] && kept < cmp.Or(st.Keep, keepImages):
+			wanted[s.Of] = false
 			kept++
-			continue
+		case there && others == 0:
+			others++
+		default:
+			errs = append(errs, os.RemoveAll(a.snapshot(s.Before)))
 		}
-		errs = append(errs, os.RemoveAll(a.snapshot(s.Before)))
 	}
 	return errors.Join(errs...)
 }

@@ -162,3 +162,33 @@ func TestSnapshotsThatStay(t *testing.T) {
 		t.Errorf("%+v, %v", all, err)
 	}
 }
+
+// Releases that are not kept do not push out the snapshots of those that can come
+// back: neither by the snapshots before them, nor by what they have written on trial.
+func TestSnapshotsThatFailuresLeave(t *testing.T) {
+	f, h := twice(t)
+	for i := range keepImages + 2 {
+		f.results["restart bowl.service"] = []string{"failed"}
+		bad := f.put(h, strings.Repeat("x", i+3), storing)
+		if r, err := f.activate(h, bad, snapshotted()); err != nil || r.Outcome != protocol.RolledBack {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	// Of r1, and the two last of r2: before r6 and r7, which failed.
+	if got := f.list(snapshotsOf); !slices.Equal(got, []string{"r2", "r6", "r7"}) {
+		t.Errorf("left %v", got)
+	}
+	for range keepImages + 2 {
+		f.results["restart bowl.service"] = []string{"failed"}
+		if r, err := f.rollback(h, "r1", false); err != nil || r.Outcome != protocol.RolledBack {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	// And what r12 has written on trial.
+	if got := f.list(snapshotsOf); !slices.Equal(got, []string{"r12", "r2", "r7"}) {
+		t.Errorf("left %v", got)
+	}
+	if r, err := f.rollback(h, "r1", false); err != nil || r.Outcome != protocol.Committed || f.live() != "one, paper" {
+		t.Errorf("%+v, %v, in place %q", r, err, f.live())
+	}
+}

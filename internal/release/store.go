@@ -170,7 +170,7 @@ func (a *app) collect(st state) error {
 	for _, r := range keepers {
 		keep[short(r.Digest)] = true
 	}
-	errs := []error{a.forgetOld(history, keepers), a.collectSnapshots(st, keep)}
+	errs := []error{a.forgetOld(history, keepers), a.collectSnapshots(st, history, keep)}
 	others := 0
 	for i, v := range versions {
 		if keep[v] {
