@@ -39,7 +39,7 @@ case "$1" in show) printf 'FreezerState=running\n\nFreezerState=%s\n' "$STATE"; 
 		}
 		return nil
 	}
-	if start, stop := find("TimeoutStartUSec"), find("TimeoutStopUSec"); start != uint64(15e6) || stop != uint64(30e6) || find("ExecStartPreEx") != nil {
+	if start, stop := find("TimeoutStartUSec"), find("TimeoutStopUSec"); start != uint64(15e6) || stop != uint64(10e6) || find("ExecStartPreEx") != nil {
 		t.Errorf("it may take %v µs, and %v to end; first %v", start, stop, find("ExecStartPreEx"))
 	}
 	// run runs the one command of a property, and returns what systemd was asked.

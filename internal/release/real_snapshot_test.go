@@ -100,9 +100,10 @@ func TestRealSnapshot(t *testing.T) {
 		t.Errorf("snapshots are %s", mode)
 	}
 
-	// That what waited goes on is part of the copy.
+	// That what waited goes on is part of the copy. Where systemd does not see to
+	// that, as when just that is killed, devbox-host does.
 	dropIn := "/run/systemd/system/devbox-copy-" + app + ".service.d"
-	m.sh(t, "mkdir -p "+dropIn+" && printf '[Service]\\nExecStopPost=/usr/bin/false\\n' > "+dropIn+"/fail.conf && systemctl daemon-reload")
+	m.sh(t, "mkdir -p "+dropIn+" && printf '[Service]\\nExecStopPost=\\nExecStopPost=/usr/bin/false\\n' > "+dropIn+"/fail.conf && systemctl daemon-reload")
 	next := build(t, base.with("usr/share/relapp/page", "three"))
 	if a := c.receive(app, next, nil); a.Error != "" {
 		t.Fatalf("%+v", a)

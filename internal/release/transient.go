@@ -129,7 +129,7 @@ func (s *Systemd) runUnit(ctx context.Context, unit, what string, props []sd.Pro
 	}
 	cause := what + " " + ending(st)
 	switch {
-	case result == "done":
+	case st.ExitCode == cldExited && st.ExitStatus == 0:
 		cause = what + " is done, but not what was to follow it (" + st.Result + ")"
 	case st.Result == "timeout":
 		cause = what + " did not end"
