@@ -22,11 +22,14 @@ type app struct {
 
 	dir  string // -C
 	json bool   // --json
+
+	again string // what to do after a Ctrl-C
 }
 
 func newApp(stdin, stdout, stderr *os.File) *app {
 	return &app{
 		stdin: stdin, stdout: stdout, stderr: stderr,
+		again: "run the same command again: it goes on from here",
 		ui: ui.New(stdout, stderr, ui.Options{TTY: ui.IsTerminal(stderr)}),
 	}
 }

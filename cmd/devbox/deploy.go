@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"devbox/internal/deploy"
+	"devbox/internal/hint"
 	"devbox/internal/protocol"
 	"devbox/internal/ui"
 
@@ -62,8 +63,12 @@ before the running one. What the app itself has stored stays as it is, unless --
 is given: then it is what the release ran on last, of which the server keeps a copy where
 devbox.yaml has state.snapshot. What was written since is put aside, not deleted.`,
 		Example: "  devbox rollback prod\n  devbox rollback prod r12\n  devbox rollback prod --with-data",
-		Args:    cobra.RangeArgs(1, 2),
+		Args:    cobra.MaximumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 || args[0] == "dev" {
+				return badInput{hint.Errorf("check out what you want to go back to: `devbox up` brings it there, as `devbox watch` does",
+					"rollback is for servers: the dev machine has what the folder has")}
+			}
 			t, err := a.target(args[0])
 			if err != nil {
 				return err

@@ -35,7 +35,7 @@ func run() int {
 	if err == nil {
 		return exitOK
 	}
-	err = interruption(ctx, err)
+	err = interruption(ctx, err, a.again)
 	if !errors.As(err, new(silent)) {
 		a.ui.Error(err)
 	}
@@ -45,9 +45,9 @@ func run() int {
 // interruption is err, or where Ctrl-C is all that was wrong, that alone: what
 // was under way at the time is not to blame, and its cure none. A release that
 // was waited for has an error of its own.
-func interruption(ctx context.Context, err error) error {
+func interruption(ctx context.Context, err error, again string) error {
 	if !errors.Is(context.Cause(ctx), errInterrupted) || !errors.Is(err, context.Canceled) && !errors.Is(err, errInterrupted) {
 		return err
 	}
-	return hint.Wrap(errInterrupted, "run the same command again: it goes on from here")
+	return hint.Wrap(errInterrupted, again)
 }

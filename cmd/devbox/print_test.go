@@ -176,21 +176,21 @@ func TestExitCodes(t *testing.T) {
 func TestAnInterruptBlamesNothingElse(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	full := hint.Wrap(fmt.Errorf("unpack: %w", errInterrupted), "free space")
-	if err := interruption(ctx, full); !errors.Is(err, full) {
+	if err := interruption(ctx, full, "again"); !errors.Is(err, full) {
 		t.Errorf("without an interrupt: %v", err)
 	}
 	cancel(errInterrupted)
 	for _, err := range []error{full, fmt.Errorf("read: %w", context.Canceled)} {
-		got := interruption(ctx, err)
-		if got.Error() != "interrupted" || strings.Join(hint.All(got), "|") != "run the same command again: it goes on from here" || exitCode(got) != exitInterrupted {
+		got := interruption(ctx, err, "again")
+		if got.Error() != "interrupted" || strings.Join(hint.All(got), "|") != "again" || exitCode(got) != exitInterrupted {
 			t.Errorf("%v became %v, cures %q", err, got, hint.All(got))
 		}
 	}
 	// What came of the release that was waited for.
-	if err := interruption(ctx, deploy.ErrLost); !errors.Is(err, deploy.ErrLost) {
+	if err := interruption(ctx, deploy.ErrLost, "again"); !errors.Is(err, deploy.ErrLost) {
 		t.Errorf("a lost connection became %v", err)
 	}
-	if err := interruption(ctx, nil); err != nil {
+	if err := interruption(ctx, nil, "again"); err != nil {
 		t.Error(err)
 	}
 }

@@ -211,7 +211,7 @@ func testInterruptedDrill(t *testing.T, d *disaster) {
 		t.Errorf("without the keys of the store: %s", r)
 	}
 	r := d.Interrupt(t, "✓ ship", "drill", "prod", "--secret", "s3="+filepath.Join(d.Home, "s3"))
-	if r.Code != 130 || !strings.Contains(r.Stderr, "✓ remove the machine of the rehearsal") {
+	if r.Code != 130 || !strings.Contains(r.Stderr, "✓ remove the machine of the rehearsal") || !strings.Contains(r.Stderr, "nothing is left of this rehearsal") {
 		t.Errorf("Ctrl-C: %s", r)
 	}
 	d.noRehearsal(t)
