@@ -73,7 +73,9 @@ func Check(root, app string, units []image.Unit) error {
 	var texts, cures []string
 	for _, w := range missing {
 		texts = append(texts, fmt.Sprintf("%s wants the secret %s, which is not set on this host", w.Unit, w.Name))
-		cures = append(cures, "`devbox secret set [TARGET] "+w.Name+"`")
+		if cure := "`devbox secret set [TARGET] " + w.Name + "`"; !slices.Contains(cures, cure) {
+			cures = append(cures, cure)
+		}
 	}
 	return hint.Errorf("run "+strings.Join(cures, ", "), "%s", strings.Join(texts, "; "))
 }

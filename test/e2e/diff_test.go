@@ -29,6 +29,9 @@ func TestDiff(t *testing.T) {
 	p, server := withServer(t)
 	p.Must(t, "up")
 	p.Must(t, "provision", "prod", "--yes")
+	if set := p.Feed(t, []byte("[default]\n"), "secret", "set", "prod", "s3"); set.Code != 0 {
+		t.Fatal(set)
+	}
 	p.Must(t, "deploy", "prod", "--yes")
 	// What only a server of test/vps has: a second key, and loop devices.
 	if _, err := server.Run(t.Context(), "sed -i '/ann@laptop/!d' /root/.ssh/authorized_keys; rm /etc/tmpfiles.d/loop-devices.conf"); err != nil {
@@ -158,6 +161,11 @@ func withServer(t *testing.T) (*harness.Project, *vps.Server) {
 	if err := os.WriteFile(filepath.Join(ssh, "known_hosts"), []byte(hosts), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.Write(t, "devbox.yaml", p.Read(t, "devbox.yaml")+"\ntargets:\n  prod: {host: "+address+", trial: 1s}\n")
+	p.Write(t, "devbox.yaml", p.Read(t, "devbox.yaml")+"\ntargets:\n  prod: {host: "+address+", trial: 1s, env: {"+replica("bowl-restore.service")+", "+replica("bowl-litestream.service")+"}}\n")
 	return p, server
+}
+
+// replica has a unit keep it in a folder, which needs no store.
+func replica(unit string) string {
+	return unit + ": {BOWL_REPLICA: 'file:///var/lib/bowl/replica'}"
 }

@@ -154,7 +154,7 @@ func testCommands(t *testing.T, p *harness.Project) {
 		t.Errorf("ssh is on %s", r)
 	}
 	s := p.Status(t)
-	if len(s.Ports) != 1 || s.Ports[0].Problem != "" || s.Ports[0].Client != p.Port {
+	if len(s.Ports) != 2 || s.Ports[0].Problem+s.Ports[1].Problem != "" || s.Ports[0].Client != p.SecurePort || s.Ports[1].Client != p.Port {
 		t.Errorf("status has the ports %+v", s.Ports)
 	}
 	if r := p.Must(t, "check"); !strings.Contains(r.Stderr, "no mistakes found") {
