@@ -30,7 +30,7 @@ func testBadInput(t *testing.T, p *harness.Project) {
 			do: func(t *testing.T) {
 				p.Edit(t, yaml, "health:", "heath:")
 				p.Edit(t, yaml, "deadline: 4s", "deadline: soon")
-				p.Edit(t, yaml, "ports: [", "ports: [\"http\", ")
+				p.Edit(t, yaml, "  ports: [\"", "  ports: [\"http\", \"")
 			},
 			says: []string{"devbox.yaml:", "heath", `did you mean "health"`, "machine.ports"},
 		},
@@ -82,7 +82,7 @@ func testBadInput(t *testing.T, p *harness.Project) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { l.Close() })
-				p.Edit(t, yaml, "ports: [", fmt.Sprintf("ports: [\"%d:8080\", ", l.Addr().(*net.TCPAddr).Port))
+				p.Edit(t, yaml, "  ports: [\"", fmt.Sprintf("  ports: [\"%d:8080\", \"", l.Addr().(*net.TCPAddr).Port))
 			},
 			says: []string{"in use", "machine.ports"},
 		},
