@@ -46,6 +46,22 @@ func TestCheckBeforeUnitsRun(t *testing.T) {
 	}
 }
 
+// Two units want the same one, and one cure is enough.
+func TestOneCureForASecret(t *testing.T) {
+	var units []image.Unit
+	for _, name := range []string{"bowl.service", "bowl-side.service"} {
+		u, err := image.ParseUnit(name, []byte("[Service]\nExecStart=/bin/x\nLoadCredentialEncrypted=bowl.nope\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		units = append(units, u)
+	}
+	err := Check(on(t, nil).root, "bowl", units)
+	if err == nil || !strings.Contains(err.Error(), "bowl-side.service wants") || hint.Of(err) != "run `devbox secret set [TARGET] nope`" {
+		t.Errorf("%v, hint %q", err, hint.Of(err))
+	}
+}
+
 // A credential's name is one app's alone: a name of an app has no dot.
 func TestWhoseACredentialIs(t *testing.T) {
 	for credential, want := range map[string]string{
