@@ -123,6 +123,7 @@ func (f failing) check(t *testing.T, c deploy.Cycle, serving string) {
 // version that comes back.
 func testSixFailures(t *testing.T, p *harness.Project, w *harness.Watch) string {
 	unit := units + "bowl.service"
+	limited := p.Undo(t, unit)
 	p.Edit(t, unit, "StartLimitIntervalSec=0", "StartLimitIntervalSec=10min\nStartLimitBurst=5")
 	serves := w.Next(t, unit).Version
 	if got := p.Inside(t, "systemctl show --value --property=StartLimitBurst bowl.service"); got != "5" {
@@ -142,6 +143,8 @@ func testSixFailures(t *testing.T, p *harness.Project, w *harness.Watch) string 
 	visitors.Leave(t, []string{serves})
 	p.Answers(t, serves)
 	undo()
+	limited()
+	next(t, w, protocol.Committed)
 	p.Write(t, page, p.Read(t, page)+"<!-- after six -->\n")
 	serves = next(t, w, protocol.Committed).Version
 	p.Answers(t, serves)
