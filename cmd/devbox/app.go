@@ -30,7 +30,7 @@ func newApp(stdin, stdout, stderr *os.File) *app {
 	return &app{
 		stdin: stdin, stdout: stdout, stderr: stderr,
 		again: "run the same command again: it goes on from here",
-		ui: ui.New(stdout, stderr, ui.Options{TTY: ui.IsTerminal(stderr)}),
+		ui:    ui.New(stdout, stderr, ui.Options{TTY: ui.IsTerminal(stderr)}),
 	}
 }
 
