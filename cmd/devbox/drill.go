@@ -73,6 +73,9 @@ func (a *app) drill(ctx context.Context, p *deploy.Project, t *deploy.Target, o 
 		return value, err
 	}
 	a.again = "run the same command again: nothing is left of this rehearsal"
+	if o.keep {
+		a.again = "run the same command again: it begins anew"
+	}
 	d, err := p.Drill(ctx, a.ui, t, deploy.DrillOptions{Secrets: given, Ask: ask, Keep: o.keep})
 	if a.json {
 		a.ui.Value(d)
