@@ -118,7 +118,10 @@ func TestRealSnapshot(t *testing.T) {
 
 	c.close() // its process is in a scope of that name, too
 
-	// Killed in the middle, nothing waits for ever and nothing half-made counts.
+	// Killed in the middle, nothing waits for ever and nothing half-made counts. There
+	// is time to kill: such a copy takes five seconds more.
+	m.sh(t, "mkdir -p "+dropIn+` /run/slow && printf '#!/bin/sh\nsleep 5\nexec /usr/bin/cp "$@"\n' > /run/slow/cp && chmod 755 /run/slow/cp`)
+	m.sh(t, "printf '[Service]\nEnvironment=PATH=/run/slow:/usr/sbin:/usr/bin\n' > "+dropIn+"/slow.conf && systemctl daemon-reload")
 	m.sh(t, "head -c 400M /dev/urandom > "+live+"/big && chown --reference="+live+" "+live+"/big")
 	for name, kill := range map[string]string{"devbox-host": "systemctl kill -s KILL 'devbox-" + app + "-*.scope'", "the copy": "systemctl kill -s KILL devbox-copy-" + app + ".service"} {
 		victim := m.serve(t, "")
@@ -126,7 +129,7 @@ func TestRealSnapshot(t *testing.T) {
 		if a := victim.receive(app, next, nil); a.Error != "" {
 			t.Fatalf("%+v", a)
 		}
-		watch := m.command(fmt.Sprintf("for i in $(seq 2000); do if %s; then %s; echo killed; exit; fi; done", waits(app+".service"), kill))
+		watch := m.command(fmt.Sprintf("for i in $(seq 1000); do if %s; then %s; echo killed; exit; fi; done", waits(app+".service"), kill))
 		told := make(chan string, 1)
 		go func() {
 			out, err := watch.CombinedOutput()
@@ -152,6 +155,7 @@ func TestRealSnapshot(t *testing.T) {
 		}
 		victim.close()
 	}
+	m.sh(t, "rm -r "+dropIn+" /run/slow && systemctl daemon-reload")
 
 	if is := m.sh(t, m.host+" status --json "+app); strings.Contains(is, `"problem"`) {
 		t.Errorf("status: %s", is)
