@@ -278,6 +278,19 @@ func TestRefusedPort(t *testing.T) {
 	if !errors.As(err, &d) || d.Kind != ErrRefused || !Retryable(err) || hint.Of(err) == "" {
 		t.Errorf("got %v", err)
 	}
+	if want := fmt.Sprintf("connect to 127.0.0.1:%d: connection refused", e.Port); err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
+	}
+}
+
+// What was dialled is said once.
+func TestUnreachable(t *testing.T) {
+	err := dialError(Hop{Host: "192.0.2.1", Port: 22}, &net.OpError{
+		Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 22}, Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH),
+	})
+	if want := "connect to 192.0.2.1:22: host unreachable: no route to host"; err.Error() != want || !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("%q, want %q", err, want)
+	}
 }
 
 func TestSilentAndRudeServers(t *testing.T) {

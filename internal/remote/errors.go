@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"strings"
 )
 
@@ -34,10 +36,24 @@ func (e *DialError) Error() string {
 	if e.Said != "" {
 		s += fmt.Sprintf(" (it said %q)", e.Said)
 	}
-	if e.Err != nil && !errors.Is(e.Err, e.Kind) {
-		s += ": " + e.Err.Error()
+	if e.Err != nil && !errors.Is(e.Err, e.Kind) && e.Kind != ErrRefused {
+		s += ": " + bare(e.Err).Error()
 	}
 	return s
+}
+
+// bare is err without what package net puts before it, which says again that it
+// was a dial, and to where.
+func bare(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return err
 }
 
 func (e *DialError) Unwrap() []error { return []error{e.Kind, e.Err} }
