@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -146,6 +147,16 @@ func (r *rehearsal) meet(ctx context.Context, u *ui.UI) error {
 		r.Unreached = err.Error()
 		u.Say("note: %s cannot be asked, so the rehearsal goes by what is here: %v", r.Of, err)
 		return nil
+	}
+	return r.check(ctx)
+}
+
+// check refuses a rehearsal of what runs there that could only fail, before
+// anybody is asked or waits.
+func (r *rehearsal) check(ctx context.Context) error {
+	if arch := r.there.Welcome.Arch; arch != runtime.GOARCH {
+		return hint.Errorf("rehearse it from a computer of that kind: of the same tree `devbox build` makes the same image there",
+			"the image that runs on %s is for %s, and a machine of this computer is %s", r.Of, arch, runtime.GOARCH)
 	}
 	st, err := r.there.Status(ctx, r.project.Config.Name)
 	if err != nil {

@@ -1,10 +1,12 @@
 package deploy
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"devbox/internal/config"
 	"devbox/internal/hint"
 	"devbox/internal/protocol"
 )
@@ -36,6 +38,40 @@ func TestWhatARehearsalFinds(t *testing.T) {
 		err := r.compare()
 		if c.err == "" && (err != nil || r.Lost != c.lost) || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || hint.Of(err) == "") {
 			t.Errorf("%s: lost %v, %v", c.name, r.Lost, err)
+		}
+	}
+}
+
+// What could only fail is refused before it begins.
+func TestRehearsalsThatAreRefused(t *testing.T) {
+	check := protocol.Settings{State: protocol.State{Check: []string{"/bin/x"}}}
+	other := map[string]string{"amd64": "arm64"}[runtime.GOARCH]
+	if other == "" {
+		other = "amd64"
+	}
+	for _, c := range []struct {
+		arch    string
+		current *protocol.Release
+		err     string
+	}{
+		{runtime.GOARCH, &protocol.Release{ID: "r1", Settings: check}, ""},
+		{other, &protocol.Release{ID: "r1", Settings: check}, "for " + other},
+		{runtime.GOARCH, nil, "nothing runs"},
+		{runtime.GOARCH, &protocol.Release{ID: "r1"}, "without a check"},
+	} {
+		var script []turn
+		if c.arch == runtime.GOARCH {
+			script = []turn{{want: protocol.Request{Status: &protocol.StatusOf{App: "shop"}}, answer: []protocol.Event{{Status: &protocol.Status{Current: c.current}}, {Done: true}}}}
+		}
+		s, err := greet(t.Context(), fakeHost(t, nil, append([]turn{welcome(protocol.Welcome{Arch: c.arch})}, script...)...), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &Project{Config: &config.Config{Name: "shop"}}
+		r := &rehearsal{Drill: Drill{Of: "prod"}, project: p, there: &Host{Session: s, project: p}}
+		err = r.check(t.Context())
+		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || hint.Of(err) == "") {
+			t.Errorf("%s, %+v: %v", c.arch, c.current, err)
 		}
 	}
 }
