@@ -287,6 +287,20 @@ var (
 	unitsTwo = map[string]string{"bowl.service": "[Service]\nType=notify\nExecStart=/y\n" + installed}
 )
 
+// opened is the app, and what is kept of it.
+func opened(t *testing.T, h *Host) (*app, state) {
+	t.Helper()
+	a, err := h.open("bowl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := a.readState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, st
+}
+
 // first is a fake that runs release r1 of unitsOne.
 func first(t *testing.T) (*fake, *Host, string) {
 	f := newFake(t)

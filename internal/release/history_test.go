@@ -258,14 +258,7 @@ func TestHistoryAfterACrash(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f, h, _ := first(t)
 			two := f.put(h, "two", unitsOne)
-			a, err := h.open("bowl")
-			if err != nil {
-				t.Fatal(err)
-			}
-			st, err := a.readState()
-			if err != nil {
-				t.Fatal(err)
-			}
+			a, st := opened(t, h)
 			j := journal{From: st.Current, To: protocol.Release{ID: "r2", Digest: two, Cause: tt.cause}}
 			if err := writeJSON(a.place.journal(), j); err != nil {
 				t.Fatal(err)

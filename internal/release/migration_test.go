@@ -167,14 +167,7 @@ func TestARollbackToBeforeAMigration(t *testing.T) {
 
 func TestAnInterruptedReleaseThatMigrated(t *testing.T) {
 	f, h, schema := migrating(t)
-	a, err := h.open("bowl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := a.readState()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, st := opened(t, h)
 	if err := writeJSON(a.journal(), journal{From: st.Current, To: protocol.Release{ID: "r2", Digest: st.Current.Digest}}); err != nil {
 		t.Fatal(err)
 	}

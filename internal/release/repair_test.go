@@ -65,14 +65,7 @@ func TestRepair(t *testing.T) {
 func interrupted(t *testing.T) (f *fake, h *Host, two string) {
 	f, h, one := first(t)
 	two = f.put(h, "two", unitsOne)
-	a, err := h.open("bowl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := a.readState()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, st := opened(t, h)
 	j := journal{From: st.Current, To: protocol.Release{ID: "r2", Digest: two}, Before: map[string]string{"bowl.service": f.units["bowl.service"].Invocation}}
 	if err := writeJSON(a.place.journal(), j); err != nil {
 		t.Fatal(err)

@@ -166,16 +166,9 @@ func TestASwapAfterAnActivationThatNeverBegan(t *testing.T) {
 		"it comes back, and not well": {"r2", protocol.RolledBack, "two, more paper"},
 	} {
 		f, h := twice(t)
-		a, err := h.open("bowl")
-		if err != nil {
-			t.Fatal(err)
-		}
-		st, err := a.readState()
-		if err != nil {
-			t.Fatal(err)
-		}
+		a, st := opened(t, h)
 		left := snapshot{Before: "r3", Of: "r2", Digest: st.Current.Digest, Dirs: []string{"other", "private/bowl"}}
-		err = a.copyData(left, func(dirs [][2]string) error {
+		err := a.copyData(left, func(dirs [][2]string) error {
 			f.write(snapshotsOf+"/"+newSnapshot+"/private/bowl/db", "cut off")
 			f.write(snapshotsOf+"/"+newSnapshot+"/other/notes", "paper")
 			return nil
@@ -306,14 +299,7 @@ func TestAnInterruptedRollbackWithData(t *testing.T) {
 		{"before the swap, at boot", false, false, AtBoot}, {"after it, at boot", true, false, AtBoot}, {"committed, at boot", true, true, AtBoot},
 	} {
 		f, h := twice(t)
-		a, err := h.open("bowl")
-		if err != nil {
-			t.Fatal(err)
-		}
-		st, err := a.readState()
-		if err != nil {
-			t.Fatal(err)
-		}
+		a, st := opened(t, h)
 		// As far as change comes before its first step.
 		act := &activation{app: a, state: st, rep: newReport(nil)}
 		to := protocol.Release{ID: "r3", Digest: st.Previous.Digest, Settings: snapshotted(), Of: "r1"}
@@ -364,14 +350,7 @@ func TestAnInterruptedRollbackWithData(t *testing.T) {
 // Taken off in the middle of it, the app leaves the data that it had.
 func TestForgetInTheMiddleOfASwap(t *testing.T) {
 	f, h := twice(t)
-	a, err := h.open("bowl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := a.readState()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, st := opened(t, h)
 	aside := snapshotsOf + "/" + asideSnapshot + "/private/bowl"
 	f.write(aside+"/db", "one")
 	was, err := inode(a.stored("private/bowl"))
