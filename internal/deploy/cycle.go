@@ -47,8 +47,8 @@ const (
 	NotBegun    = "not-begun"    // nothing that runs was touched
 )
 
-// shipTime bounds sending an image, whole and over a slow line, beside the
-// deadline of its health.
+// shipTime bounds sending an image, whole and over a slow line, and that what ran
+// before ends, beside the deadline of its health and what that does not count.
 const shipTime = 5 * time.Minute
 
 // Deliver ships an image and makes it the running release. A release that was
@@ -65,7 +65,7 @@ func (h *Host) Deliver(ctx context.Context, a *Artifact, c *Cycle, say func(form
 
 // deliver is Deliver of a release that nobody misses if it is left half-way.
 func (h *Host) deliver(ctx context.Context, a *Artifact, c *Cycle) error {
-	limit := h.settings().Health.Deadline + shipTime
+	limit := h.settings().Health.Deadline + shipTime + protocol.PrepareTime
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the host did not answer within %s", limit))
 	defer cancel()
 	c.Version = a.Version()

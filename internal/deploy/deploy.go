@@ -328,9 +328,8 @@ func (o *Offer) Accept(ctx context.Context, u *ui.UI) (err error) {
 }
 
 // activateTime is what an activation may take beside deadline and trial: what
-// ran before has to end, and may have to come back, and what a service requires,
-// such as a restore, has ten minutes of its own.
-const activateTime = 15 * time.Minute
+// ran before has to end, and may have to come back.
+const activateTime = 5*time.Minute + protocol.PrepareTime
 
 // fetchTime is what copying a snapshot may take on top of that.
 const fetchTime = 10 * time.Minute

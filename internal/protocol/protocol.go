@@ -123,6 +123,11 @@ type Health struct {
 	Deadline time.Duration `json:"deadline"`          // for units to be ready and healthy, together
 }
 
+// PrepareTime is how long oneshots that a service requires may take, such as the
+// restore of a database: Health.Deadline does not count it. Mostly their own
+// TimeoutStartSec= ends them before.
+const PrepareTime = 10 * time.Minute
+
 // StatusOf asks for the state of one app.
 type StatusOf struct {
 	App string `json:"app"`

@@ -205,23 +205,21 @@ func (a *app) run(ctx context.Context, t target, p *Plan, rep *report, hurry tim
 			return err
 		}
 	}
+	limit := deadlineOf(t.Release.Settings.Health)
 	for _, socket := range p.Sockets {
-		if err := a.restartAll(ctx, []string{socket}, deadlineOf(t.Release.Settings.Health), hurry); err != nil {
+		if _, err := a.restartAll(ctx, []string{socket}, limit, hurry); err != nil {
 			return err
 		}
 	}
 	crashpoint("sockets")
 	a.nudge(ctx, p.Nudge)
-	began := time.Now()
-	limit := deadlineOf(t.Release.Settings.Health)
-	if err := a.restartAll(ctx, p.Restart, limit, hurry); err != nil {
+	counts, err := a.restartAll(ctx, p.Restart, limit, hurry)
+	if err != nil {
 		return err
 	}
 	crashpoint("restarted")
 	rep.phase("restart")
-	// Time that old processes took to end is not the new release's.
-	left := max(limit-time.Since(began), limit/2)
-	if err := a.settle(ctx, t, p, left); err != nil {
+	if err := a.settle(ctx, t, p, max(limit-time.Since(counts), limit/2)); err != nil {
 		return err
 	}
 	rep.phase("health")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"devbox/internal/protocol"
 )
 
 // graceful leaves a service the time to stop that its unit file gives it.
@@ -79,23 +81,26 @@ func (a *app) awaitStop(ctx context.Context, j job, hurry time.Duration) error {
 }
 
 // restartAll restarts units, all jobs at once so that systemd orders them, and
-// waits until each is ready. limit is for getting ready: the time that an old
-// process takes to end does not count, but it is killed if that is longer than
-// hurry, or than its own TimeoutStopSec= if that is graceful.
-func (a *app) restartAll(ctx context.Context, units []string, limit, hurry time.Duration) error {
+// waits until each is ready. limit is for getting ready, and begins at the returned
+// time: that which an old process takes to end does not count, but it is killed if
+// that is longer than hurry, or than its own TimeoutStopSec= if that is graceful.
+func (a *app) restartAll(ctx context.Context, units []string, limit, hurry time.Duration) (counts time.Time, err error) {
 	jobs, err := a.queueAll(ctx, Restart, units)
 	if err != nil {
-		return err
+		return counts, err
 	}
 	w := waiter{app: a, limit: limit, hurry: hurry, began: time.Now(), last: time.Now(), ending: map[string]time.Time{}, killed: map[string]bool{}}
 	for len(jobs) > 0 {
 		left, err := w.round(ctx, jobs)
 		if err != nil {
-			return err
+			return counts, err
 		}
 		jobs = left
 	}
-	return nil
+	if w.prepared { // since when is not known so exactly
+		return time.Now(), nil
+	}
+	return w.last, nil
 }
 
 type waiter struct {
@@ -103,6 +108,7 @@ type waiter struct {
 	limit, hurry time.Duration
 	began        time.Time
 	last         time.Time            // when time that does not count was last seen to pass
+	prepared     bool                 // that was the time of oneshots
 	ending       map[string]time.Time // when each was first seen to be
 	killed       map[string]bool
 }
@@ -159,18 +165,13 @@ func (w *waiter) round(ctx context.Context, jobs []job) ([]job, error) {
 			continue
 		}
 		late = j.unit
-		if its.Type == "oneshot" && its.Active == "activating" && time.Since(w.began) < prepareLimit {
-			w.last = time.Now()
+		if its.Type == "oneshot" && its.Active == "activating" && time.Since(w.began) < protocol.PrepareTime {
+			w.last, w.prepared = time.Now(), true
 			return jobs, nil
 		}
 	}
 	return nil, w.fault(ctx, late, fmt.Sprintf("%s was not ready within %s", late, w.limit))
 }
-
-// prepareLimit is how long oneshots that a service requires may take, such as the
-// restore of a database: that is not the time of the service. Mostly their own
-// TimeoutStartSec= ends them before.
-const prepareLimit = 10 * time.Minute
 
 func (w *waiter) ended(ctx context.Context, unit, result string) error {
 	switch result {

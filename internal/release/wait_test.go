@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"devbox/internal/protocol"
 )
 
 // What a service has to wait for is not its own time, but does not take for ever
@@ -22,7 +24,7 @@ func TestWaitForWhatIsRequired(t *testing.T) {
 		want    string // "": it goes on
 	}{
 		{"under way", UnitState{Active: "activating", Sub: "start", Type: "oneshot"}, time.Minute, ""},
-		{"for ever", UnitState{Active: "activating", Sub: "start", Type: "oneshot"}, prepareLimit, "bowl.service was not ready within 1s: bowl-restore.service is not ready yet"},
+		{"for ever", UnitState{Active: "activating", Sub: "start", Type: "oneshot"}, protocol.PrepareTime, "bowl.service was not ready within 1s: bowl-restore.service is not ready yet"},
 		{"a service that does not come up", UnitState{Active: "activating", Sub: "start", Type: "notify"}, time.Minute, "bowl-restore.service is not ready yet"},
 		{"failed", UnitState{Active: "failed", Type: "oneshot", ExitCode: cldExited, ExitStatus: 1}, time.Minute, "bowl-restore.service exited with status 1"},
 		{"done", UnitState{Active: "inactive", Type: "oneshot", Result: "success"}, time.Minute, "bowl.service was not ready within 1s"},
@@ -33,7 +35,7 @@ func TestWaitForWhatIsRequired(t *testing.T) {
 		// The replication, which requires nothing, is waited for first.
 		jobs := []job{{"bowl-litestream.service", make(chan string)}, {"bowl.service", make(chan string)}}
 		left, err := w.round(t.Context(), jobs)
-		if c.want == "" && (err != nil || len(left) != 2 || time.Since(w.last) > time.Second) ||
+		if c.want == "" && (err != nil || len(left) != 2 || time.Since(w.last) > time.Second || !w.prepared) ||
 			c.name != "done" && c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) || c.name == "done" && err == nil {
 			t.Errorf("%s: %v, %d jobs left", c.name, err, len(left))
 		}
