@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -141,7 +142,11 @@ func (act *activation) choose(ctx context.Context, req protocol.Activate) (proto
 	if err != nil {
 		return next, err
 	}
-	next.ID, next.By, next.At = "r"+strconv.Itoa(act.state.Last+1), req.By, time.Now().UTC().Truncate(time.Second)
+	last, err := act.lastID()
+	if err != nil {
+		return next, err
+	}
+	next.ID, next.By, next.At = "r"+strconv.Itoa(last+1), req.By, time.Now().UTC().Truncate(time.Second)
 	if req.Keep > 0 {
 		act.state.Keep = req.Keep
 	}
@@ -165,6 +170,17 @@ func (act *activation) choose(ctx context.Context, req protocol.Activate) (proto
 		return next, missing(req, err)
 	}
 	return next, nil
+}
+
+// lastID is the number of the newest release, or snapshot: there is one of a release
+// that never began where its activation was cut off before the journal was written.
+func (act *activation) lastID() (int, error) {
+	last := act.state.Last
+	names, err := namesIn(act.snapshots())
+	for _, name := range names {
+		last = max(last, number(filepath.Base(name)))
+	}
+	return last, err
 }
 
 // missing gives the error of a request whose image is not there the code by

@@ -35,27 +35,32 @@ const (
 	newSnapshot = ".new"
 	// copyTime is how long an app may wait for the copy of its data.
 	copyTime = 15 * time.Second
+	// noSnapshot is how to do without one that cannot be made; see wantSnapshot.
+	noSnapshot = "take `snapshot` out of devbox.yaml and deploy that"
 )
 
-// dirsOf are the folders that an app keeps below /var/lib by StateDirectory= of
-// its units, as far as they are there. One below another is part of that.
-func (a *app) dirsOf(targets ...target) ([]string, error) {
+// stateDirs are the folders that an app keeps below /var/lib by StateDirectory= of
+// its units, of those that run and of those to come, as far as they are there. One
+// below another is part of that. A name that is only known once the service is
+// started is refused of what is to come: of what runs nobody can change it any more.
+func (act *activation) stateDirs() ([]string, error) {
 	var dirs []string
-	for _, t := range targets {
-		for _, u := range t.Units {
-			for _, word := range u.Words("Service", "StateDirectory") {
-				name, _, _ := strings.Cut(word, ":") // NAME:LINK
-				if strings.Contains(name, "%") || !filepath.IsLocal(name) {
-					return nil, hint.Errorf("write the folder's name out in StateDirectory=, or take `snapshot` out of devbox.yaml",
-						"%s keeps its data in %q, which is not known before it is started", u.Name, name)
+	for i, u := range slices.Concat(act.was.Units, act.to.Units) {
+		for _, word := range u.Words("Service", "StateDirectory") {
+			name, _, _ := strings.Cut(word, ":") // NAME:LINK
+			if strings.Contains(name, "%") || !filepath.IsLocal(name) {
+				if i < len(act.was.Units) {
+					continue
 				}
-				dir, err := a.dirOf(name)
-				if err != nil {
-					return nil, err
-				}
-				if dir != "" {
-					dirs = append(dirs, dir)
-				}
+				return nil, hint.Errorf("write the folder's name out in StateDirectory=, or "+noSnapshot,
+					"%s keeps its data in %q, which is not known before it is started", u.Name, name)
+			}
+			dir, err := act.dirOf(name)
+			if err != nil {
+				return nil, err
+			}
+			if dir != "" {
+				dirs = append(dirs, dir)
 			}
 		}
 	}
@@ -74,16 +79,20 @@ func outermost(dirs []string) []string {
 // private, and a link leads there. It is "" if there is none yet.
 func (a *app) dirOf(name string) (string, error) {
 	for _, dir := range []string{filepath.Join("private", name), name} {
-		info, err := os.Lstat(a.stored(dir))
+		path := a.stored(dir)
+		info, err := os.Lstat(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			continue
 		case err != nil:
 			return "", err
-		case !info.IsDir():
-			return "", hint.Errorf("put the folder itself there, or take `snapshot` out of devbox.yaml", "/%s/%s is no folder, so what is stored there cannot be copied", dataDir, dir)
+		case info.IsDir():
+			return dir, nil
 		}
-		return dir, nil
+		// The link that systemd has made stays when the folder is taken away.
+		if to, err := os.Readlink(path); err != nil || filepath.Join(filepath.Dir(path), to) != a.stored(filepath.Join("private", name)) {
+			return "", hint.Errorf("put the folder itself there, or "+noSnapshot, "/%s/%s is no folder, so what is stored there cannot be copied", dataDir, dir)
+		}
 	}
 	return "", nil
 }
@@ -95,9 +104,9 @@ func (act *activation) foresee(ctx context.Context, req protocol.Activate) error
 	switch {
 	case req.WithData:
 		return act.wantData(of)
-	case cur == nil || act.same:
+	case act.same:
 		return nil
-	case of != "":
+	case cur != nil && of != "":
 		old, err := act.lookUp(of, act.state)
 		if err != nil {
 			return err
@@ -108,24 +117,27 @@ func (act *activation) foresee(ctx context.Context, req protocol.Activate) error
 }
 
 // wantSnapshot decides whether a snapshot is made before an activation, and
-// refuses it while nothing has been touched if none could be.
+// refuses it while nothing has been touched if none could be, or none before the
+// next one. The settings that a person has now say whether: those that are deployed,
+// or that run when a release comes back. So there is a way on without one.
 func (act *activation) wantSnapshot() error {
-	cur := act.state.Current
-	if !takesSnapshots(cur.Settings) && !takesSnapshots(act.to.Release.Settings) {
+	cur, now := act.state.Current, act.to.Release.Settings
+	if cur != nil && act.to.Release.Of != "" {
+		now = cur.Settings
+	}
+	if now.State.Snapshot != protocol.BeforeActivate {
 		return nil
 	}
-	dirs, err := act.dirsOf(act.was, act.to)
-	if err != nil || len(dirs) == 0 {
+	dirs, err := act.stateDirs()
+	if err != nil || cur == nil || len(dirs) == 0 {
 		return err
 	}
-	if err := act.roomFor(filepath.Join(act.root, dataDir), dirs, "free some space on the host, or take `snapshot` out of devbox.yaml"); err != nil {
+	if err := act.roomFor(filepath.Join(act.root, dataDir), dirs, "free some space on the host, or "+noSnapshot); err != nil {
 		return err
 	}
 	act.snap = &snapshot{Before: act.to.Release.ID, Of: cur.ID, Digest: cur.Digest, Dirs: dirs}
 	return nil
 }
-
-func takesSnapshots(s protocol.Settings) bool { return s.State.Snapshot == protocol.BeforeActivate }
 
 // roomFor refuses data that does not fit on the disk once more: dirs below base.
 // cure is what can be done about that.
@@ -168,7 +180,7 @@ func sizeOf(dir string) (int64, error) {
 		case err != nil:
 			return err
 		case st.Dev != top.Dev:
-			return hint.Errorf("unmount it, or take `snapshot` out of devbox.yaml", "%s is a file system of its own, which cannot be copied with the rest", path)
+			return hint.Errorf("unmount it, or "+noSnapshot, "%s is a file system of its own, which cannot be copied with the rest", path)
 		}
 		size += st.Blocks * 512
 		return nil
@@ -193,6 +205,9 @@ func (act *activation) takeSnapshot(ctx context.Context) error {
 			limit = min(limit, st.Watchdog/3)
 		}
 	}
+	if len(running) == 0 {
+		limit = fetchTime // nobody waits
+	}
 	slices.Sort(running)
 	act.snap.At = time.Now().UTC().Truncate(time.Second)
 	if err := act.stopCopy(ctx); err != nil {
@@ -203,7 +218,7 @@ func (act *activation) takeSnapshot(ctx context.Context) error {
 	})
 	if err != nil {
 		return hint.Wrap(fmt.Errorf("copy the data as it is before the activation, within %s: %w", limit, err),
-			"nothing was changed; try again, or take `snapshot` out of devbox.yaml")
+			"nothing was changed; try again, or "+noSnapshot)
 	}
 	act.rep.phase("snapshot")
 	return nil
@@ -232,11 +247,7 @@ func (a *app) stopCopy(ctx context.Context) error {
 // it is on disk.
 func (a *app) copyData(s snapshot, do func(dirs [][2]string) error) error {
 	temp := a.snapshot(newSnapshot)
-	if err := makeDir(a.snapshots(), 0o700); err != nil {
-		return err
-	}
-	// What has the name is of an activation that never began.
-	if err := errors.Join(os.RemoveAll(temp), os.RemoveAll(a.snapshot(s.Before))); err != nil {
+	if err := errors.Join(makeDir(a.snapshots(), 0o700), os.RemoveAll(temp)); err != nil {
 		return err
 	}
 	var dirs [][2]string

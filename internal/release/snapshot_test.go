@@ -2,6 +2,7 @@ package release
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,11 +78,71 @@ func TestTheDataIsCopiedBeforeAnActivation(t *testing.T) {
 	}
 	f.write("var/lib/private/bowl/db", "two")
 	off := protocol.Settings{}
-	if _, err := f.activate(h, two, off); err != nil || f.read(snapshotsOf+"/r3/private/bowl/db") != "two" {
-		t.Errorf("from a release that wants one: %v, %v", err, f.list(snapshotsOf))
+	if _, err := f.activate(h, two, protocol.Settings{Env: map[string]map[string]string{"bowl.service": {"A": "b"}}, State: snapshotted().State}); err != nil || f.read(snapshotsOf+"/r3/private/bowl/db") != "two" {
+		t.Errorf("other settings: %v, %v", err, f.list(snapshotsOf))
 	}
-	if _, err := f.activate(h, f.put(h, "three", storing), off); err != nil || slices.Contains(f.list(snapshotsOf), "r4") {
-		t.Errorf("where none is wanted: %v, %v", err, f.list(snapshotsOf))
+	// What a person asks for now counts, so that one that cannot be made can be
+	// done without: also by a release that comes back.
+	back := func() error {
+		f.did = nil
+		return h.Activate(t.Context(), protocol.Activate{App: "bowl", Release: "r1"}, nil)
+	}
+	if err := back(); err != nil || f.list(snapshotsOf)[len(f.list(snapshotsOf))-1] != "r4" {
+		t.Errorf("back from a release that has one: %v, %v", err, f.list(snapshotsOf))
+	}
+	f.errs["copy while bowl-a.service bowl.service waits"] = []error{errors.New("too much")}
+	if err := back(); err != nil || len(f.did) > 0 {
+		t.Errorf("what runs already: %v, did %v", err, f.did)
+	}
+	if _, err := f.activate(h, two, snapshotted()); err == nil || !strings.Contains(hint.Of(err), "take `snapshot` out of devbox.yaml and deploy that") {
+		t.Errorf("%v (hint %q)", err, hint.Of(err))
+	}
+	if _, err := f.activate(h, two, off); err != nil || slices.Contains(f.list(snapshotsOf), "r5") {
+		t.Errorf("deployed without: %v, %v", err, f.list(snapshotsOf))
+	}
+	if err := back(); err != nil || slices.Contains(f.list(snapshotsOf), "r6") {
+		t.Errorf("back from a release that has none: %v, %v", err, f.list(snapshotsOf))
+	}
+}
+
+// A folder whose name is known too late is refused before there is a release that
+// keeps its data there; of one that does, the next one is not refused for it.
+func TestAFolderThatIsNotKnown(t *testing.T) {
+	f := newFake(t)
+	h := New(f, f.root)
+	unknown := map[string]string{"bowl.service": "[Service]\nType=notify\nExecStart=/x\nStateDirectory=bowl-%i\n"}
+	one := f.put(h, "one", unknown)
+	if _, err := f.activate(h, one, snapshotted()); err == nil || !strings.Contains(err.Error(), "not known before it is started") {
+		t.Errorf("the first release: %v", err)
+	}
+	if r, err := f.activate(h, one, protocol.Settings{}); err != nil || r.Outcome != protocol.Committed {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	f.write("var/lib/private/bowl/db", "one")
+	if r, err := f.activate(h, f.put(h, "two", storing), snapshotted()); err != nil || r.Outcome != protocol.Committed || f.read(snapshotsOf+"/r2/private/bowl/db") != "one" {
+		t.Errorf("%+v, %v, %v", r, err, f.list(snapshotsOf))
+	}
+}
+
+// systemd's link to a folder that was taken away is no folder of somebody else's.
+func TestDataThatWasTakenAway(t *testing.T) {
+	f, h := twice(t)
+	takenAway := func() {
+		gone := filepath.Join(f.root, "var/lib/private/bowl")
+		if err := os.Rename(gone, gone+".damaged"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	takenAway()
+	if r, err := f.rollback(h, "r1", false); err != nil || r.Outcome != protocol.Committed || f.live() != "one, paper" {
+		t.Errorf("%+v, %v, in place %q", r, err, f.live())
+	}
+	if err := os.RemoveAll(filepath.Join(f.root, "var/lib/private/bowl.damaged")); err != nil {
+		t.Fatal(err)
+	}
+	takenAway()
+	if r, err := f.activate(h, f.put(h, "three", storing), snapshotted()); err != nil || r.Outcome != protocol.Committed || !slices.Equal(f.list(snapshotsOf+"/r4"), []string{"other", "snapshot.json"}) {
+		t.Errorf("%+v, %v, %v", r, err, f.list(snapshotsOf+"/r4"))
 	}
 }
 
@@ -109,6 +170,11 @@ func TestADataThatCannotBeCopied(t *testing.T) {
 	f.units["bowl.service"] = UnitState{Active: "active", Type: "notify", Watchdog: 6 * time.Second}
 	f.errs[copying] = []error{errors.New("it did not end")}
 	refused("takes too long for a watchdog", "within 2s")
+	running := maps.Clone(f.units)
+	f.units["bowl.service"], f.units["bowl-a.service"] = UnitState{Active: "failed"}, UnitState{Active: "inactive"}
+	f.errs["copy while  waits"] = []error{errors.New("it did not end")}
+	refused("has time where nobody waits", "within 10m")
+	f.units = running
 
 	dir := filepath.Join(f.root, "var/lib/other")
 	if err := errors.Join(os.RemoveAll(dir), os.Symlink("/mnt", dir)); err != nil {
@@ -140,15 +206,11 @@ func TestSnapshotsThatStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.write(snapshotsOf+"/.new/private/bowl/db", "half")
-	f.write(snapshotsOf+"/r2/private/bowl/db", "of an activation that never began")
 	for i := range 5 {
 		digest := f.put(h, strings.Repeat("x", i+2), storing)
 		err := h.Activate(t.Context(), protocol.Activate{App: "bowl", Digest: digest, Settings: snapshotted(), Keep: 3}, nil)
 		if err != nil {
 			t.Fatal(err)
-		}
-		if i == 0 && f.read(snapshotsOf+"/r2/private/bowl/db") != "one" {
-			t.Errorf("r2 is %q", f.read(snapshotsOf+"/r2/private/bowl/db"))
 		}
 	}
 	// r6 runs, r5 and r4 can come back.

@@ -72,7 +72,7 @@ func (act *activation) wantData(of string) error {
 			"there is no snapshot of the data that %s ran on; %s", of, text)}
 	}
 	back := all[at]
-	live, err := act.dirsOf(act.was, act.to)
+	live, err := act.stateDirs()
 	if err != nil {
 		return err
 	}
@@ -294,9 +294,7 @@ func (a *app) endSwap(s *swap, to protocol.Release) error {
 		}
 	}
 	if _, err := os.Lstat(aside); err == nil {
-		// What has the name is of an activation that never began. It may be the
-		// snapshot that has come back, so it stays until now.
-		if err := errors.Join(os.RemoveAll(a.snapshot(to.ID)), os.Rename(aside, a.snapshot(to.ID))); err != nil {
+		if err := os.Rename(aside, a.snapshot(to.ID)); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {

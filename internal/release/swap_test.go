@@ -153,9 +153,9 @@ func TestDataThatCannotComeBack(t *testing.T) {
 	refused("r1", "there is none at all")
 }
 
-// A snapshot has the name of an activation that was cut off before its journal was
-// there. The next activation has the same name, and the snapshot may be the very one
-// that it brings back.
+// A snapshot stays of an activation that was cut off before its journal was there.
+// The next activation leaves it as it is, which may be the very one that it brings
+// back, and has another name.
 func TestASwapAfterAnActivationThatNeverBegan(t *testing.T) {
 	for name, tt := range map[string]struct {
 		of, outcome string
@@ -188,8 +188,8 @@ func TestASwapAfterAnActivationThatNeverBegan(t *testing.T) {
 		if j, err := a.readJournal(); err != nil || j != nil {
 			t.Errorf("%s: left %+v, %v", name, j, err)
 		}
-		if tt.outcome == protocol.Committed && f.kept("r3") != "two, more paper" {
-			t.Errorf("%s: put aside %q", name, f.kept("r3"))
+		if tt.outcome == protocol.Committed && f.kept("r4") != "two, more paper" || f.kept("r3") != "cut off, paper" {
+			t.Errorf("%s: put aside %q, and before it was %q", name, f.kept("r4"), f.kept("r3"))
 		}
 	}
 }
