@@ -12,7 +12,6 @@ import (
 
 	"devbox/internal/deploy"
 	"devbox/internal/hint"
-	"devbox/internal/protocol"
 	"devbox/internal/secret"
 	"devbox/internal/ui"
 
@@ -110,37 +109,48 @@ func secretFiles(files []string) (map[string][]byte, error) {
 }
 
 func (a *app) printDrill(d *deploy.Drill) {
-	say := a.ui.Result
-	what := d.Of
+	say, restored, live := a.ui.Result, d.Restored, d.Live
+	what, how := d.Of, "came back"
 	if d.Release != "" {
 		what += " " + d.Release
 	}
-	say("%s (%s) came back on a new machine", what, d.Version)
+	if d.Error != "" {
+		how = "was rehearsed"
+	}
+	say("%s (%s) %s on a new machine", what, d.Version, how)
 	say("  machine %s, image %s, restore and start %s", ui.Seconds(d.Machine), ui.Seconds(d.Ship), ui.Seconds(d.Restore))
-	if d.Restored.Integrity != "" {
-		say("  integrity: %s", d.Restored.Integrity)
+	if restored.Integrity != "" {
+		say("  integrity: %s", restored.Integrity)
 	}
-	for _, table := range slices.Sorted(maps.Keys(d.Restored.Rows)) {
-		say("  %s", rowsLine(table, d.Restored, d.Live))
+	fewer := false
+	if live == nil {
+		live = restored
 	}
+	rows := maps.Collect(maps.All(live.Rows))
+	maps.Copy(rows, restored.Rows)
+	for _, table := range slices.Sorted(maps.Keys(rows)) {
+		is, was := restored.Rows[table], live.Rows[table]
+		of := ""
+		if is != was {
+			of = " of " + strconv.FormatInt(was, 10)
+		}
+		say("  %s: %s%s", table, counted(is, "row"), of)
+		fewer = fewer || is < was
+	}
+	newest := restored.Newest.Format(time.RFC3339)
 	switch {
-	case d.Live == nil && d.Restored.Newest.IsZero():
+	case d.Error != "": // which says what is not well
+	case restored.Newest.IsZero() && d.Live == nil:
 		say("  what was there besides cannot be known")
-	case d.Live == nil:
-		say("  newest change: %s (%s ago); what came after it cannot be known", d.Restored.Newest.Format(time.RFC3339), ui.Seconds(time.Since(d.Restored.Newest)))
-	case d.Live.Newest.IsZero():
+	case restored.Newest.IsZero() || live.Newest.IsZero():
 		say("  when something was written last, its check does not tell: compare the rows")
-	case d.Lost == 0:
-		say("  nothing would have been lost: the newest change, of %s, is there", d.Restored.Newest.Format(time.RFC3339))
+	case d.Live == nil:
+		say("  newest change: %s (%s ago); what came after it cannot be known", newest, ui.Seconds(time.Since(restored.Newest)))
+	case d.Lost > 0:
+		say("  the last %s would have been lost: %s is the newest change that came back", ui.Seconds(d.Lost), newest)
+	case fewer:
+		say("  the newest change, of %s, is there, but not all rows: they are not replicated, or were deleted meanwhile", newest)
 	default:
-		say("  the last %s would have been lost: %s is the newest change that came back", ui.Seconds(d.Lost), d.Restored.Newest.Format(time.RFC3339))
+		say("  nothing would have been lost: the newest change, of %s, is there", newest)
 	}
-}
-
-func rowsLine(table string, restored, live *protocol.Data) string {
-	n := restored.Rows[table]
-	if live == nil || live.Rows[table] == n {
-		return table + ": " + counted(n, "row")
-	}
-	return table + ": " + counted(n, "row") + " of " + strconv.FormatInt(live.Rows[table], 10)
 }

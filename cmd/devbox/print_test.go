@@ -293,3 +293,36 @@ func TestStatusOfAHostThatDoesNotAnswer(t *testing.T) {
 		t.Errorf("said %q, want %q", &said, want)
 	}
 }
+
+// A rehearsal that failed, or of which not all is known, does not say that all is well.
+func TestPrintDrill(t *testing.T) {
+	at := time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)
+	data := func(newest time.Time, presses int64) *protocol.Data {
+		return &protocol.Data{Integrity: "ok", Newest: newest, Rows: map[string]int64{"press": presses}}
+	}
+	for _, c := range []struct {
+		name, verdict  string
+		live, restored *protocol.Data
+		lost           time.Duration
+		err            string
+	}{
+		{name: "all", live: data(at, 5), restored: data(at, 5), verdict: "  press: 5 rows\n  nothing would have been lost: the newest change, of 2026-11-25T10:00:00Z, is there\n"},
+		{name: "the last", live: data(at, 6), restored: data(at, 5), lost: 2 * time.Second, verdict: "  press: 5 rows of 6\n  the last 2.0s would have been lost: 2026-11-25T10:00:00Z is the newest change that came back\n"},
+		{name: "fewer", live: data(at, 6), restored: data(at, 5), verdict: "  press: 5 rows of 6\n  the newest change, of 2026-11-25T10:00:00Z, is there, but not all rows: they are not replicated, or were deleted meanwhile\n"},
+		{name: "a table too few", live: &protocol.Data{Newest: at, Rows: map[string]int64{"press": 1, "room": 2}}, restored: data(at, 1), verdict: "  press: 1 row\n  room: 0 rows of 2\n  the newest change, of 2026-11-25T10:00:00Z, is there, but not all rows: they are not replicated, or were deleted meanwhile\n"},
+		{name: "rows alone", live: data(time.Time{}, 5), restored: data(time.Time{}, 5), verdict: "  press: 5 rows\n  when something was written last, its check does not tell: compare the rows\n"},
+		{name: "gone, rows alone", restored: data(time.Time{}, 5), verdict: "  press: 5 rows\n  what was there besides cannot be known\n"},
+		{name: "failed", live: data(at, 5), restored: &protocol.Data{}, err: "nothing came back", verdict: "  press: 0 rows of 5\n"},
+	} {
+		var out strings.Builder
+		a := &app{ui: ui.New(&out, io.Discard, ui.Options{})}
+		a.printDrill(&deploy.Drill{Of: "prod", Release: "r7", Version: "abc", Live: c.live, Restored: c.restored, Lost: c.lost, Error: c.err})
+		how := "prod r7 (abc) came back on a new machine\n"
+		if c.err != "" {
+			how = "prod r7 (abc) was rehearsed on a new machine\n"
+		}
+		if got := out.String(); !strings.HasPrefix(got, how) || !strings.HasSuffix(got, c.verdict) || c.err != "" && strings.Contains(got, "newest") {
+			t.Errorf("%s: %s\nwant %s…%s", c.name, got, how, c.verdict)
+		}
+	}
+}

@@ -118,7 +118,9 @@ func newDestroy(a *app) *cobra.Command {
 			s := a.ui.Step("remove the machine")
 			was, err := p.Destroy(c.Context(), a.ui)
 			if err == nil {
-				_, err = p.DestroyRehearsal(c.Context(), a.ui)
+				var left bool
+				left, err = p.DestroyRehearsal(c.Context(), a.ui)
+				was = was || left
 			}
 			if s.End(err, unless(was, "there was none")) != nil {
 				return err

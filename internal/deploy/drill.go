@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"runtime"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"devbox/internal/remote"
 	"devbox/internal/secret"
 	"devbox/internal/ui"
+	"devbox/internal/vm"
 )
 
 // Drill is a rehearsed disaster: a machine that has nothing gets the released
@@ -54,9 +56,9 @@ type DrillOptions struct {
 // It only reads the replica: units of drill.without do not run. The machine of
 // the rehearsal is new, and gone afterwards.
 func (p *Project) Drill(ctx context.Context, u *ui.UI, target *Target, o DrillOptions) (*Drill, error) {
-	r := &rehearsal{Drill: Drill{Of: "dev", At: time.Now()}, project: p, target: target, DrillOptions: o}
+	r := &rehearsal{Drill: Drill{Of: "dev", At: time.Now()}, project: p, target: target, settings: p.settings(false), DrillOptions: o}
 	if target != nil {
-		r.Of = target.Name
+		r.Of, r.settings = target.Name, target.settings()
 	}
 	err := r.run(ctx, u)
 	if err != nil {
@@ -70,19 +72,31 @@ func (p *Project) rehearsing(c *config.Config) *Project {
 	return &Project{Config: c, Paths: p.Paths, Version: p.Version, machineName: c.Name + "-drill"}
 }
 
-// DestroyRehearsal removes the machine that a rehearsal has kept or left.
+// DestroyRehearsal removes the machine that a rehearsal has kept or left. It waits
+// for one that is under way.
 func (p *Project) DestroyRehearsal(ctx context.Context, u *ui.UI) (bool, error) {
-	return p.rehearsing(p.Config).Destroy(ctx, u)
+	q := p.rehearsing(p.Config)
+	unlock, err := q.lockRehearsal(ctx, u)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	return q.Destroy(ctx, u)
+}
+
+func (p *Project) lockRehearsal(ctx context.Context, u *ui.UI) (unlock func(), err error) {
+	return lockFile(ctx, p.MachineDir()+".rehearsal.lock", "rehearses the loss of this app", u.Say)
 }
 
 type rehearsal struct {
 	Drill
 	DrillOptions
-	project *Project
-	target  *Target
-	there   *Host // what is lost; nil if it cannot be reached
-	art     *Artifact
-	secrets map[string][]byte
+	project  *Project
+	target   *Target
+	there    *Host             // what is lost; nil if it cannot be reached
+	settings protocol.Settings // of what is lost; of devbox.yaml, if it cannot be reached
+	art      *Artifact
+	secrets  map[string][]byte
 }
 
 func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
@@ -100,7 +114,7 @@ func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
 	}
 	defer r.art.Close()
 	// All that is asked of a person is asked before the minutes begin.
-	if err := r.readUnits(ctx); err != nil {
+	if err := r.readImage(ctx); err != nil {
 		return err
 	}
 	defer func() {
@@ -109,7 +123,7 @@ func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
 		}
 	}()
 	q := r.stage()
-	unlock, err := lockFile(ctx, q.MachineDir()+".rehearsal.lock", "rehearses the loss of this app", u.Say)
+	unlock, err := q.lockRehearsal(ctx, u)
 	if err != nil {
 		return err
 	}
@@ -123,8 +137,14 @@ func (r *rehearsal) run(ctx context.Context, u *ui.UI) (err error) {
 			return
 		}
 		s := u.Step("remove the machine of the rehearsal")
-		_, derr := q.Destroy(context.WithoutCancel(ctx), u)
-		err = errors.Join(err, s.End(derr, ""))
+		_, left := q.Destroy(context.WithoutCancel(ctx), u)
+		if s.End(left, "") == nil {
+			return
+		}
+		if ctx.Err() != nil { // this matters more than that it was interrupted
+			err = nil
+		}
+		err = errors.Join(err, hint.Errorf("run `devbox destroy`", "the machine of the rehearsal is there still, with the data: %w", left))
 	}()
 	return r.rehearse(ctx, u, q)
 }
@@ -141,22 +161,15 @@ func (r *rehearsal) meet(ctx context.Context, u *ui.UI) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
+		if !mayBeGone(err) {
+			return err
+		}
 		if r.target == nil && len(r.project.Config.Drill.Ports) > 0 {
 			return hint.Errorf("run `devbox up`", "the replica of the dev machine is on it: %w", err)
 		}
 		r.Unreached = err.Error()
 		u.Say("note: %s cannot be asked, so the rehearsal goes by what is here: %v", r.Of, err)
 		return nil
-	}
-	return r.check(ctx)
-}
-
-// check refuses a rehearsal of what runs there that could only fail, before
-// anybody is asked or waits.
-func (r *rehearsal) check(ctx context.Context) error {
-	if arch := r.there.Welcome.Arch; arch != runtime.GOARCH {
-		return hint.Errorf("rehearse it from a computer of that kind: of the same tree `devbox build` makes the same image there",
-			"the image that runs on %s is for %s, and a machine of this computer is %s", r.Of, arch, runtime.GOARCH)
 	}
 	st, err := r.there.Status(ctx, r.project.Config.Name)
 	if err != nil {
@@ -169,7 +182,14 @@ func (r *rehearsal) check(ctx context.Context) error {
 		return hint.Errorf("deploy it with the state.check that devbox.yaml has", "%s on %s was released without a check of its data", st.Current.ID, r.Of)
 	}
 	r.Release, r.Version = st.Current.ID, short(st.Current.Digest)
+	r.settings = st.Current.Settings
 	return nil
+}
+
+// mayBeGone tells whether there may be nothing any more to connect to. Whoever answers,
+// and refuses, or is another than before, is not gone.
+func mayBeGone(err error) bool {
+	return remote.Retryable(err) || errors.Is(err, vm.ErrNotRunning) || errors.Is(err, vm.ErrMissing)
 }
 
 // findImage opens the image that runs there, or was brought there last.
@@ -205,15 +225,23 @@ func (r *rehearsal) findImage(u *ui.UI) error {
 	return hint.Errorf(cure, "this computer does not have the image of %s any more", strings.TrimSpace(r.Of+" "+r.Version))
 }
 
-// readUnits gets the values of all secrets that units of the image name, and
-// refuses to hold back a unit that the image does not have: under another name
-// it would run, and write to the replica.
-func (r *rehearsal) readUnits(ctx context.Context) error {
+// readImage gets the values of all secrets that units of the image name. It refuses
+// an image that no machine here can run, and to hold back a unit that it does not
+// have: under another name it would run, and write to the replica.
+func (r *rehearsal) readImage(ctx context.Context) error {
 	img, err := image.Open(r.art.Path)
 	if err != nil {
 		return err
 	}
 	defer img.Close()
+	arch, err := image.BuiltFor(img.FS(), r.settings.State.Check[0])
+	if err != nil {
+		return hint.Errorf("write under state.check what that image has", "the image %s has no program to look at its data: %w", r.Version, err)
+	}
+	if arch != "" && arch != runtime.GOARCH {
+		return hint.Errorf("rehearse it from a computer of that kind: of the same tree `devbox build` makes the same image there",
+			"the image %s is for %s, and a machine of this computer is %s", r.Version, arch, runtime.GOARCH)
+	}
 	units, err := img.Units()
 	if err != nil {
 		return err
@@ -254,10 +282,11 @@ func (r *rehearsal) readUnits(ctx context.Context) error {
 func (r *rehearsal) stage() *Project {
 	c := *r.project.Config
 	c.Machine.Ports, c.Machine.Beside, c.Machine.Secrets = nil, nil, nil
-	if r.target != nil {
-		c.Env, c.Health = r.target.Env, r.target.Health
-	}
-	return r.project.rehearsing(&c)
+	q := r.project.rehearsing(&c)
+	s := r.settings
+	s.Trial, s.State.Snapshot = 0, ""
+	q.rehearses = &s
+	return q
 }
 
 func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
@@ -309,9 +338,11 @@ func (r *rehearsal) rehearse(ctx context.Context, u *ui.UI, q *Project) error {
 		return err
 	}
 	r.Restore = time.Since(begin)
-	if r.Restored, err = r.ask(ctx, h); err != nil {
+	restored, err := r.ask(ctx, h)
+	if err != nil {
 		return fmt.Errorf("ask what came back: %w", err)
 	}
+	r.Restored = &restored
 	return r.compare()
 }
 
@@ -351,30 +382,46 @@ func (r *rehearsal) askLive(ctx context.Context, u *ui.UI) error {
 		u.Say("note: %s does not tell what data it has, so there is nothing to compare with: %v", r.Of, err)
 		return nil
 	}
-	r.Live = live
+	r.Live = &live
 	return nil
 }
 
-func (r *rehearsal) ask(ctx context.Context, h *Host) (*protocol.Data, error) {
-	d, err := h.Data(ctx, r.project.Config.Name)
-	return &d, err
+func (r *rehearsal) ask(ctx context.Context, h *Host) (protocol.Data, error) {
+	return h.Data(ctx, r.project.Config.Name)
 }
 
-// compare finds out what did not come back.
+// compare finds out what did not come back. That some of the last rows did not is
+// no failure: see Lost.
 func (r *rehearsal) compare() error {
+	live := r.Live
+	if live == nil {
+		live = &protocol.Data{}
+	}
 	switch {
 	case r.Restored.Integrity != "" && r.Restored.Integrity != "ok":
 		return hint.Errorf("the replica is damaged: see whether the data there is well, and have it replicated anew", "what came back is not whole: %s", r.Restored.Integrity)
 	case r.Restored.Problem != "":
 		return hint.Errorf(r.lookHint(), "what came back is not well: %s", r.Restored.Problem)
-	case empty(r.Restored) && (r.Live == nil || !empty(r.Live)):
-		return hint.Errorf("look at the units that replicate and restore, and at where they do: `devbox status`, `devbox logs`", "nothing came back: there is no replica, or it is empty")
+	case tellsNothing(r.Restored) && tellsNothing(live):
+		return hint.Errorf("have the program under state.check tell `rows` or `newest`", "whether anything came back is not known: the check of the data tells neither rows nor when something was written last")
+	case empty(r.Restored) && (r.Live == nil || !empty(live)):
+		return hint.Errorf(replicaHint, "nothing came back: there is no replica, or it is empty")
 	}
-	if r.Live != nil && r.Live.Newest.After(r.Restored.Newest) {
-		r.Lost = r.Live.Newest.Sub(r.Restored.Newest)
+	if !r.Restored.Newest.IsZero() && live.Newest.After(r.Restored.Newest) {
+		r.Lost = live.Newest.Sub(r.Restored.Newest)
+		return nil
+	}
+	for _, table := range slices.Sorted(maps.Keys(live.Rows)) {
+		if live.Rows[table] > 0 && r.Restored.Rows[table] == 0 {
+			return hint.Errorf(replicaHint, "nothing of %s came back, which has %d rows: it is not replicated", table, live.Rows[table])
+		}
 	}
 	return nil
 }
+
+const replicaHint = "look at the units that replicate and restore, and at where they do: `devbox status`, `devbox logs`"
+
+func tellsNothing(d *protocol.Data) bool { return len(d.Rows) == 0 && d.Newest.IsZero() }
 
 // empty tells whether nothing has been stored, as far as the check tells.
 func empty(d *protocol.Data) bool {

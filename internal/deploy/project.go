@@ -45,7 +45,8 @@ type Project struct {
 	// SSH is the person's side of connections to servers: SSH config, agent, prompts.
 	SSH remote.Options
 
-	machineName string // "": that of the app
+	machineName string             // "": that of the app
+	rehearses   *protocol.Settings // of what is rehearsed; nil: those of devbox.yaml
 
 	on *Project // whose dev machine this app runs on; nil: it has its own
 
@@ -86,11 +87,16 @@ const patience = 12
 
 // settings are what devbox.yaml says of a release on the dev machine.
 func (p *Project) settings(slow bool) protocol.Settings {
+	if p.rehearses != nil {
+		s := *p.rehearses
+		s.Health.Deadline = patient(s.Health.Deadline, slow)
+		return s
+	}
 	c := p.Config
 	return protocol.Settings{
 		Profile: c.Image.Profile,
 		Env:     c.Env,
-		Health:  health(c.Health, p.deadline(slow)),
+		Health:  health(c.Health, patient(time.Duration(c.Health.Deadline), slow)),
 		State:   p.state(),
 	}
 }
@@ -99,9 +105,8 @@ func (p *Project) state() protocol.State {
 	return protocol.State{Check: p.Config.State.Check}
 }
 
-// deadline is how long a release may take to be healthy.
-func (p *Project) deadline(slow bool) time.Duration {
-	d := time.Duration(p.Config.Health.Deadline)
+// patient is how long a release may take to be healthy that elsewhere has d.
+func patient(d time.Duration, slow bool) time.Duration {
 	if slow {
 		d = min(d*patience, protocol.MaxDeadline)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
@@ -155,6 +156,25 @@ func (c *checker) elf(file string, f fs.File, head []byte) (text, cure string) {
 		}
 	}
 	return "", ""
+}
+
+// BuiltFor is the GOARCH of a program of an image, or elf(5)'s name of its machine;
+// "" for what is no program itself, such as a script.
+func BuiltFor(fsys fs.FS, file string) (string, error) {
+	f, err := fsys.Open(strings.TrimPrefix(file, "/"))
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	head := make([]byte, 20)
+	if _, err := io.ReadFull(f, head); err != nil || !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return "", nil
+	}
+	order := binary.ByteOrder(binary.LittleEndian)
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	return archOf(elf.Machine(order.Uint16(head[18:]))), nil // e_machine
 }
 
 func containsMachine(all []elf.Machine, m elf.Machine) bool {
