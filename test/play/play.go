@@ -71,7 +71,7 @@ type Latencies []time.Duration
 func NewRoom(ctx context.Context, client *http.Client, base string, players int) (*Room, error) {
 	r := &Room{base: base, client: client, made: map[Buzz]time.Time{}, answered: map[Buzz]time.Time{}}
 	var made struct{ Room string }
-	cookie, err := r.send(ctx, "", "/rooms", url.Values{}, &made)
+	cookie, err := r.send(ctx, http.MethodPost, "", "/rooms", url.Values{}, &made)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func NewRoom(ctx context.Context, client *http.Client, base string, players int)
 	for i := range players {
 		var p struct{ ID string }
 		form := url.Values{"name": {fmt.Sprintf("Player %d", i)}, "team": {string("ab"[i%2])}, "ticket": {fmt.Sprintf("%s-%d", r.Code, i)}}
-		cookie, err := r.send(ctx, "", "/rooms/"+r.Code+"/players", form, &p)
+		cookie, err := r.send(ctx, http.MethodPost, "", "/rooms/"+r.Code+"/players", form, &p)
 		if err != nil {
 			return nil, err
 		}
@@ -92,33 +92,42 @@ func NewRoom(ctx context.Context, client *http.Client, base string, players int)
 type refused struct {
 	status int
 	text   string
+	again  bool // to what had been sent before, without an answer
+}
+
+// movedOn says whether the room is past what was asked.
+func (e *refused) movedOn() bool {
+	return e.status == http.StatusConflict && strings.Contains(e.text, `"moved-on"`)
 }
 
 func (e *refused) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
 
-// send posts a form until there is an answer, as the pages do (share/static/live.js),
+// send sends a form until there is an answer, as the pages do (share/static/live.js),
 // and returns the cookie that came with it.
-func (r *Room) send(ctx context.Context, cookie, path string, form url.Values, into any) (string, error) {
+func (r *Room) send(ctx context.Context, method, cookie, path string, form url.Values, into any) (string, error) {
+	again := false
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		got, err := r.post(ctx, cookie, path, form, into)
+		got, err := r.try(ctx, method, cookie, path, form, into)
 		if err == nil {
 			return got, nil
 		}
 		if no, ok := errors.AsType[*refused](err); ok && no.status < 500 {
-			return "", fmt.Errorf("POST %s: %w", path, err)
+			no.again = again
+			return "", fmt.Errorf("%s %s: %w", method, path, err)
 		}
+		again = true
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("POST %s: %w, last %w", path, ctx.Err(), err)
+			return "", fmt.Errorf("%s %s: %w, last %w", method, path, ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}
 }
 
-func (r *Room) post(ctx context.Context, cookie, path string, form url.Values, into any) (string, error) {
+func (r *Room) try(ctx context.Context, method, cookie, path string, form url.Values, into any) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.base+path, strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, method, r.base+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", err
 	}
@@ -137,7 +146,7 @@ func (r *Room) post(ctx context.Context, cookie, path string, form url.Values, i
 		return "", err
 	}
 	if resp.StatusCode >= 400 {
-		return "", &refused{resp.StatusCode, strings.TrimSpace(string(body))}
+		return "", &refused{status: resp.StatusCode, text: strings.TrimSpace(string(body))}
 	}
 	if set := resp.Cookies(); len(set) > 0 {
 		cookie = set[0].Name + "=" + set[0].Value
@@ -145,13 +154,19 @@ func (r *Room) post(ctx context.Context, cookie, path string, form url.Values, i
 	return cookie, json.Unmarshal(body, into)
 }
 
+// moderate does what only the moderator does. A room that has moved on when it is
+// asked again did so at the first time, of which the answer was lost.
 func (r *Room) moderate(ctx context.Context, form url.Values) error {
-	var e Event
-	if _, err := r.send(ctx, r.chair, "/rooms/"+r.Code+"/moderate", form, &e); err != nil {
-		return err
+	var now Event
+	path := "/rooms/" + r.Code
+	_, err := r.send(ctx, http.MethodPost, r.chair, path+"/moderate", form, &now)
+	if no, ok := errors.AsType[*refused](err); ok && no.again && no.movedOn() {
+		_, err = r.send(ctx, http.MethodGet, r.chair, path, nil, &now)
 	}
-	r.now = e
-	return nil
+	if err == nil {
+		r.now = now
+	}
+	return err
 }
 
 // Open opens the next question.
@@ -174,7 +189,7 @@ func (r *Room) Press(ctx context.Context, i int) error {
 	r.made[key] = time.Now() // before it is sent: its event may be here before the answer
 	r.mu.Unlock()
 	var e struct{ Buzz Buzz }
-	_, err := r.send(ctx, r.cookies[i], "/rooms/"+r.Code+"/press", url.Values{"round": {strconv.Itoa(key.Round)}}, &e)
+	_, err := r.send(ctx, http.MethodPost, r.cookies[i], "/rooms/"+r.Code+"/press", url.Values{"round": {strconv.Itoa(key.Round)}}, &e)
 	if err == nil && (e.Buzz.Player != key.Player || e.Buzz.Round != key.Round) {
 		err = fmt.Errorf("the press of %+v was answered by %+v", key, e.Buzz)
 	}

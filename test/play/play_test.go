@@ -47,6 +47,33 @@ func TestGatherWaitsForScreens(t *testing.T) {
 	}
 }
 
+// A moderator whose answer is lost asks again, and goes on from where the room is.
+// One who is told so at once was never there.
+func TestModerateAfterALostAnswer(t *testing.T) {
+	asked, lost := 0, 1
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /rooms/ABCD/moderate", func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked <= lost {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprint(w, `{"code":"moved-on","error":"The room has moved on."}`)
+	})
+	mux.HandleFunc("GET /rooms/ABCD", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"seq":7,"now":{"phase":"armed","question":1,"round":4}}`)
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	r := &Room{Code: "ABCD", base: server.URL, client: server.Client()}
+	if err := r.Open(t.Context()); err != nil || asked != 2 || r.now.Seq != 7 || r.now.Now.Round != 4 {
+		t.Errorf("asked %d times: %+v, %v", asked, r.now, err)
+	}
+	asked, lost = 0, 0
+	if err := r.Open(t.Context()); err == nil || asked != 1 {
+		t.Errorf("asked %d times, %v", asked, err)
+	}
+}
+
 func TestBetween(t *testing.T) {
 	at := func(n int) time.Time { return time.Unix(int64(n), 0) }
 	c := &Crowd{Rooms: []*Room{{seen: []sight{{at(1), 10}, {at(2), 40}, {at(4), 50}}}, {seen: []sight{{at(3), 20}}}}}
