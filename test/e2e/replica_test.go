@@ -206,7 +206,6 @@ func testMatchKilled(t *testing.T, p *harness.Project) {
 			if err := <-played; err != nil {
 				t.Error(err)
 			}
-			time.Sleep(2 * time.Second) // the last events
 			back, problems := crowd.Check()
 			for _, bad := range problems {
 				t.Error(bad)

@@ -24,7 +24,6 @@ type Crowd struct {
 	screens [][]*Watched
 	end     context.CancelFunc
 	wait    sync.WaitGroup
-	mu      sync.Mutex
 }
 
 // seatTime is how long all screens of a crowd may take to begin.
@@ -46,14 +45,13 @@ func Gather(ctx context.Context, base string, rooms, players, screens int) (*Cro
 		}
 		c.Rooms = append(c.Rooms, r)
 		for range screens {
+			w := &Watched{}
+			c.screens[i] = append(c.screens[i], w)
 			seating.Add(1)
 			c.wait.Go(func() {
 				seated := sync.OnceFunc(seating.Done)
 				defer seated() // also if it never was
-				w := r.Watch(watching, streams, seated)
-				c.mu.Lock()
-				c.screens[i] = append(c.screens[i], w)
-				c.mu.Unlock()
+				r.Watch(watching, streams, w, seated)
 			})
 		}
 	}
@@ -156,9 +154,26 @@ func (l Latencies) At(p float64) time.Duration {
 	return l[min(int(p*float64(len(l))), len(l)-1)]
 }
 
-// Check leaves, and says what screens were not shown, or twice, of what was
-// acknowledged.
+// settle waits until all screens are where their moderators are, as long as a
+// screen may take that has to come back.
+func (c *Crowd) settle() {
+	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(10 * time.Millisecond) {
+		behind := false
+		for i, r := range c.Rooms {
+			for _, w := range c.screens[i] {
+				behind = behind || w.seq.Load() < r.now.Seq
+			}
+		}
+		if !behind {
+			return
+		}
+	}
+}
+
+// Check waits for the last events, leaves, and says what screens were not shown,
+// or twice, of what was acknowledged.
 func (c *Crowd) Check() (back int, problems []string) {
+	c.settle()
 	c.Leave()
 	for i, r := range c.Rooms {
 		for n, w := range c.screens[i] {

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -225,33 +226,24 @@ func (r *Room) between(from, to time.Time) Latencies {
 	return all
 }
 
-// Watched is what one screen was shown.
+// Watched is what one screen was shown, to be read when it has left.
 type Watched struct {
-	Seq    int64 // of the newest event
 	Buzzes map[Buzz]int
 	Score  int
 	Back   int      // how often it came back
 	Bad    []string // what was missing, came twice, or was not understood
+
+	seq atomic.Int64 // of the newest event, at any time
 }
 
-// Watch follows the room by client until ctx ends. It calls seated when it has
-// been told how the room is, from where on it must be shown all.
-func (r *Room) Watch(ctx context.Context, client *http.Client, seated func()) *Watched {
-	return r.follow(ctx, client, 0, seated)
-}
-
-// Replay follows the room as a screen does that has been away since its first
-// event: it is shown all of the room's history.
-func (r *Room) Replay(ctx context.Context, client *http.Client) *Watched {
-	return r.follow(ctx, client, 1, func() {})
-}
-
-// follow begins after an event, or with the room as it is.
-func (r *Room) follow(ctx context.Context, client *http.Client, after int64, seated func()) *Watched {
-	w := &Watched{Seq: after, Buzzes: map[Buzz]int{}}
+// Watch has a screen follow the room by client until ctx ends: from the event on
+// that it is at, or with the room as it is. It calls seated when it has been told
+// that, from where on it must be shown all.
+func (r *Room) Watch(ctx context.Context, client *http.Client, w *Watched, seated func()) {
+	w.Buzzes = map[Buzz]int{}
 	last := ""
-	if after > 0 {
-		last = strconv.FormatInt(after, 10)
+	if at := w.seq.Load(); at > 0 {
+		last = strconv.FormatInt(at, 10)
 	}
 	for ctx.Err() == nil {
 		if err := r.stream(ctx, client, w, &last, seated); err != nil && ctx.Err() == nil {
@@ -266,6 +258,14 @@ func (r *Room) follow(ctx context.Context, client *http.Client, after int64, sea
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
+}
+
+// Replay follows the room as a screen does that has been away since its first
+// event: it is shown all of the room's history.
+func (r *Room) Replay(ctx context.Context, client *http.Client) *Watched {
+	w := &Watched{}
+	w.seq.Store(1)
+	r.Watch(ctx, client, w, func() {})
 	return w
 }
 
@@ -298,10 +298,11 @@ func (r *Room) stream(ctx context.Context, client *http.Client, w *Watched, last
 			if err := json.Unmarshal(data, &e); err != nil {
 				return err
 			}
-			if e.Seq != w.Seq+1 {
-				w.Bad = append(w.Bad, fmt.Sprintf("event %d came after %d", e.Seq, w.Seq))
+			if before := w.seq.Load(); e.Seq != before+1 {
+				w.Bad = append(w.Bad, fmt.Sprintf("event %d came after %d", e.Seq, before))
 			}
-			w.Seq, w.Score = e.Seq, e.Now.Scores.A+e.Now.Scores.B
+			w.Score = e.Now.Scores.A + e.Now.Scores.B
+			w.seq.Store(e.Seq)
 			if e.Buzz != nil {
 				key := Buzz{Player: e.Buzz.Player, Round: e.Buzz.Round}
 				w.Buzzes[key]++
@@ -317,9 +318,10 @@ func (r *Room) stream(ctx context.Context, client *http.Client, w *Watched, last
 				return err
 			}
 			if kind == "reset" {
-				w.Bad = append(w.Bad, fmt.Sprintf("the stream began anew at %d, after %d", s.Seq, w.Seq))
+				w.Bad = append(w.Bad, fmt.Sprintf("the stream began anew at %d, after %d", s.Seq, w.seq.Load()))
 			}
-			w.Seq, w.Score = s.Seq, s.Now.Scores.A+s.Now.Scores.B
+			w.Score = s.Now.Scores.A + s.Now.Scores.B
+			w.seq.Store(s.Seq)
 			seated()
 		default:
 			return nil

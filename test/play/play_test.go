@@ -74,6 +74,30 @@ func TestModerateAfterALostAnswer(t *testing.T) {
 	}
 }
 
+// The last events may need their time.
+func TestCheckWaitsForScreens(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /rooms/ABCD/events", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "id: 3\nevent: state\ndata: {\"seq\":3}\n\n")
+		w.(http.Flusher).Flush()
+		time.Sleep(200 * time.Millisecond)
+		fmt.Fprint(w, "id: 4\nevent: event\ndata: {\"seq\":4,\"now\":{\"scores\":{\"a\":4}}}\n\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	mux.HandleFunc("POST /rooms", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"room":"ABCD"}`) })
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	c, err := Gather(t.Context(), server.URL, 1, 0, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Rooms[0].now.Seq, c.Rooms[0].now.Now.Scores.A = 4, 4
+	if back, problems := c.Check(); back != 0 || len(problems) > 0 {
+		t.Errorf("%d, %q", back, problems)
+	}
+}
+
 func TestBetween(t *testing.T) {
 	at := func(n int) time.Time { return time.Unix(int64(n), 0) }
 	c := &Crowd{Rooms: []*Room{{seen: []sight{{at(1), 10}, {at(2), 40}, {at(4), 50}}}, {seen: []sight{{at(3), 20}}}}}

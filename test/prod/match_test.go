@@ -32,7 +32,6 @@ func testMatchCut(t *testing.T, s *site) {
 	if err := <-played; err != nil {
 		t.Error(err)
 	}
-	time.Sleep(2 * time.Second) // the last events
 	back, problems := crowd.Check()
 	for _, bad := range problems {
 		t.Error(bad)
