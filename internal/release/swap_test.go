@@ -230,6 +230,19 @@ func TestDataWithoutAFolder(t *testing.T) {
 	}
 }
 
+// aside has a folder to swap with one of the app's.
+func (f *fake) aside(a *app, dir, db string) swapped {
+	f.t.Helper()
+	aside := snapshotsOf + "/" + asideSnapshot + "/" + dir
+	f.write(aside+"/db", db)
+	was, err := inode(a.stored(dir))
+	is, aerr := inode(filepath.Join(f.root, aside))
+	if err := errors.Join(err, aerr); err != nil {
+		f.t.Fatal(err)
+	}
+	return swapped{dir, was, is}
+}
+
 // From wherever it was interrupted, a swap comes to either of its ends, and to
 // the same one again.
 func TestASwapFromAnywhere(t *testing.T) {
@@ -242,17 +255,10 @@ func TestASwapFromAnywhere(t *testing.T) {
 			a := &app{Host: New(f, f.root), place: place{f.root, "bowl"}, name: "bowl"}
 			s := &swap{}
 			for i, dir := range []string{"private/bowl", "other"} {
-				aside := snapshotsOf + "/" + asideSnapshot + "/" + dir
 				f.write("var/lib/"+dir+"/db", "old")
-				f.write(aside+"/db", "new")
-				was, err := inode(a.stored(dir))
-				is, aerr := inode(filepath.Join(f.root, aside))
-				if err != nil || aerr != nil {
-					t.Fatal(err, aerr)
-				}
-				s.Dirs = append(s.Dirs, swapped{dir, was, is})
+				s.Dirs = append(s.Dirs, f.aside(a, dir, "new"))
 				if i < done {
-					if err := exchange(a.stored(dir), filepath.Join(f.root, aside)); err != nil {
+					if err := exchange(a.stored(dir), filepath.Join(f.root, snapshotsOf, asideSnapshot, dir)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -351,14 +357,7 @@ func TestAnInterruptedRollbackWithData(t *testing.T) {
 func TestForgetInTheMiddleOfASwap(t *testing.T) {
 	f, h := twice(t)
 	a, st := opened(t, h)
-	aside := snapshotsOf + "/" + asideSnapshot + "/private/bowl"
-	f.write(aside+"/db", "one")
-	was, err := inode(a.stored("private/bowl"))
-	is, aerr := inode(filepath.Join(f.root, aside))
-	if err := errors.Join(err, aerr); err != nil {
-		t.Fatal(err)
-	}
-	j := journal{From: st.Current, To: protocol.Release{ID: "r3"}, Swap: &swap{Dirs: []swapped{{"private/bowl", was, is}}}}
+	j := journal{From: st.Current, To: protocol.Release{ID: "r3"}, Swap: &swap{Dirs: []swapped{f.aside(a, "private/bowl", "one")}}}
 	if err := errors.Join(writeJSON(a.journal(), j), a.swapTo(j.Swap, fetched), h.Forget(t.Context(), "bowl")); err != nil {
 		t.Fatal(err)
 	}
