@@ -49,11 +49,7 @@ func TestDiff(t *testing.T) {
 	if _, err := server.Run(t.Context(), facts); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("%s took %s", facts, took)
-	} else {
-		t.Logf("%s took %s", facts, took)
-	}
+	t.Logf("%s took %s", facts, time.Since(begin))
 
 	by := map[string]string{ // the change, and what of it must be told
 		"sysctl -qw net.core.somaxconn=1024":                              "sysctls net.core.somaxconn",
