@@ -173,6 +173,15 @@ func (p *Project) Run(t testing.TB, args ...string) Ran { return p.Feed(t, nil, 
 // Feed is Run with a standard input.
 func (p *Project) Feed(t testing.TB, stdin []byte, args ...string) Ran {
 	t.Helper()
+	r, err := p.Try(stdin, args...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, r)
+	}
+	return r
+}
+
+// Try is Feed for a goroutine, which must not end the test.
+func (p *Project) Try(stdin []byte, args ...string) (Ran, error) {
 	// Not the test's own context: cleaning up runs after that has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
@@ -182,11 +191,10 @@ func (p *Project) Feed(t testing.TB, stdin []byte, args ...string) Ran {
 	begin := time.Now()
 	err := cmd.Run()
 	r := Ran{args, cmd.ProcessState.ExitCode(), stdout.String(), stderr.String(), time.Since(begin)}
-	var exit *exec.ExitError
-	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil) {
-		t.Fatalf("%v\n%s", err, r)
+	if _, ended := errors.AsType[*exec.ExitError](err); ended && ctx.Err() == nil {
+		err = nil // the exit code tells
 	}
-	return r
+	return r, err
 }
 
 // Must is Run of what has to exit with 0.

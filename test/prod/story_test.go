@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"devbox/internal/deploy"
 	"devbox/internal/protocol"
+	"devbox/test/harness"
 	"devbox/test/vps"
 )
 
@@ -225,27 +225,30 @@ func testTwoAtOnce(t *testing.T, s *site) {
 	other.Edit(t, page, "</h1>", ", by bob</h1>")
 	defer s.Edit(t, page, ", by ann</h1>", "</h1>")
 	type ran struct {
-		deploy.Cycle
-		code int
-		said string
+		harness.Ran
+		err error
 	}
 	both := make(chan ran, 2)
 	for _, who := range []*site{s, other} {
 		go func() {
-			r := who.deploy(t)
-			both <- ran{r.Cycle(t), r.Code, r.String()}
+			r, err := who.Try(nil, "deploy", "prod", "--yes", "--allow-unproven", "--json")
+			both <- ran{r, err}
 		}()
 	}
 	committed := map[string]bool{}
 	for range 2 {
 		r := <-both
-		switch {
-		case r.code == 0 && r.Outcome == protocol.Committed:
-			committed[r.Version] = true
-		case r.code == 4 && strings.Contains(r.said, "@"):
-			t.Logf("refused: %s", r.Error)
+		if r.err != nil {
+			t.Errorf("%v\n%s", r.err, r)
+			continue
+		}
+		switch c := r.Cycle(t); {
+		case r.Code == 0 && c.Outcome == protocol.Committed:
+			committed[c.Version] = true
+		case r.Code == 4 && strings.Contains(r.String(), "@"):
+			t.Logf("refused: %s", c.Error)
 		default:
-			t.Error(r.said)
+			t.Error(r)
 		}
 	}
 	if v := s.answers(t); !committed[v] {
