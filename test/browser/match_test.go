@@ -226,13 +226,11 @@ func (m *match) press(together bool, players []int) {
 // new versions are released twice in the middle.
 func TestMatch(t *testing.T) {
 	needs(t)
-	home := t.TempDir()
-	p := harness.New(t, harness.Options{Home: home, Cache: harness.Cache(t, home)})
-	t.Cleanup(func() { p.Must(t, "destroy", "--yes") })
+	p := harness.New(t, harness.Options{})
 	p.Must(t, "up")
 	pem := root(t, p)
 	certified(t, p, pem)
-	main := browser(t, home, pem)
+	main := browser(t, p.Home, pem)
 	open := func(name string) *screen {
 		ctx, cancel := chromedp.NewContext(main, chromedp.WithNewBrowserContext())
 		t.Cleanup(cancel)

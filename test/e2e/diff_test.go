@@ -125,27 +125,8 @@ func diff(t *testing.T, p *harness.Project, code int, target ...string) deploy.D
 // withServer makes a project whose target prod is a server of its own.
 func withServer(t *testing.T) (*harness.Project, *vps.Server) {
 	t.Helper()
-	home, err := os.MkdirTemp("", "devbox-diff-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(home) })
-	ssh := filepath.Join(home, ".ssh")
-	if err := os.Mkdir(ssh, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	harness.Output(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann@laptop", "-f", filepath.Join(ssh, "id_ed25519"))
-	p := harness.New(t, harness.Options{Home: home, Cache: harness.Cache(t, home)})
-	t.Cleanup(func() {
-		if r := p.Run(t, "destroy", "--yes"); r.Code != 0 {
-			t.Error(r)
-		}
-	})
-	public, err := os.ReadFile(filepath.Join(ssh, "id_ed25519.pub"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := vps.New(t, vps.Options{Authorized: []string{string(public)}})
+	p := harness.New(t, harness.Options{Key: true})
+	server := vps.New(t, vps.Options{Authorized: []string{p.Key}})
 	address, err := server.Address(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +135,7 @@ func withServer(t *testing.T) (*harness.Project, *vps.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(ssh, "known_hosts"), []byte(hosts), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(p.Home, ".ssh", "known_hosts"), []byte(hosts), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.Write(t, "devbox.yaml", p.Read(t, "devbox.yaml")+"\ntargets:\n  prod: {host: "+address+", trial: 1s, env: {"+replica("bowl-restore.service")+", "+replica("bowl-litestream.service")+"}}\n")

@@ -38,28 +38,40 @@ type Project struct {
 	Cache      string // XDG_CACHE_HOME
 	Port       int    // of this computer, that leads to the app
 	SecurePort int    // the same, for TLS
+	Key        string // of SSH, public, with the end of its line
 	Env        []string
 	devbox     string
 	cred       *syscall.Credential // nil: as this process
 }
 
-// Options say where a project lies and whose it is.
+// Options say whose a project is.
 type Options struct {
-	Home  string // made already; short, for the sake of sockets
-	Cache string // XDG_CACHE_HOME
+	Cache string // XDG_CACHE_HOME; "" is one of its own, over that of this user
 	User  *user.User
+	Key   bool // that the person has one of SSH
 }
 
-// New copies the example into o.Home/bowl and asks devbox for what is missing
-// there, as a person does who has cloned it.
+// New makes a home folder, copies the example there and asks devbox for what is
+// missing, as a person does who has cloned it. At the end of the test its
+// machines are destroyed and all is removed.
 func New(t testing.TB, o Options) *Project {
 	t.Helper()
-	p := &Project{Dir: filepath.Join(o.Home, "bowl"), Home: o.Home, Cache: o.Cache, Port: freePort(t), SecurePort: freePort(t), devbox: filepath.Join(Root(), "bin", "devbox")}
+	home := makeHome(t)
+	if os.Geteuid() == 0 && o.User == nil {
+		layDisk(t, home)
+	}
+	if o.Cache == "" {
+		o.Cache = cache(t, home)
+	}
+	p := &Project{Dir: filepath.Join(home, "bowl"), Home: home, Cache: o.Cache, Port: freePort(t), SecurePort: freePort(t), devbox: filepath.Join(Root(), "bin", "devbox")}
 	if _, err := os.Stat(p.devbox); err != nil {
 		t.Fatalf("%v: run `make build` first", err)
 	}
+	if o.Key {
+		p.Key = makeKey(t, home)
+	}
 	p.Env = []string{
-		"HOME=" + o.Home, "XDG_CACHE_HOME=" + o.Cache, "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8",
+		"HOME=" + home, "XDG_CACHE_HOME=" + o.Cache, "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8",
 		"GOFLAGS=-buildvcs=false", "GOTOOLCHAIN=local",
 	}
 	if o.User == nil {
@@ -79,12 +91,17 @@ func New(t testing.TB, o Options) *Project {
 	}
 	p.Edit(t, "devbox.yaml", `"8443:443", "8080:8080"`, fmt.Sprintf(`"%d:443", "%d:8080"`, p.SecurePort, p.Port))
 	p.Must(t, "init")
+	t.Cleanup(func() {
+		if r := p.Run(t, "destroy", "--yes"); r.Code != 0 {
+			t.Error(r)
+		}
+	})
 	return p
 }
 
-// Cache is a cache of its own for what the project builds, over the user's for
+// cache is a cache of its own for what the project builds, over the user's for
 // what takes long to make.
-func Cache(t testing.TB, home string) string {
+func cache(t testing.TB, home string) string {
 	t.Helper()
 	users, err := os.UserCacheDir()
 	if err != nil {
@@ -104,6 +121,22 @@ func Cache(t testing.TB, home string) string {
 		}
 	}
 	return own
+}
+
+// makeKey makes the key of a person, which devbox finds and puts into the
+// project's cloud-config, and returns its public line.
+func makeKey(t testing.TB, home string) string {
+	t.Helper()
+	file := filepath.Join(home, ".ssh", "id_ed25519")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	Output(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann@laptop", "-f", file)
+	public, err := os.ReadFile(file + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(public)
 }
 
 // hand gives the project to u: the program that u may run, the modules that u
@@ -137,10 +170,14 @@ func freePort(t testing.TB) int {
 // URL is a page of the app, through the forwarded port.
 func (p *Project) URL(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", p.Port, path) }
 
+// Where devbox keeps what cannot be made again, below the home folder.
+const (
+	state    = ".local/state"
+	machines = state + "/devbox/machines"
+)
+
 // MachineDir is where devbox keeps the machine.
-func (p *Project) MachineDir() string {
-	return filepath.Join(p.Home, ".local", "state", "devbox", "machines", "bowl")
-}
+func (p *Project) MachineDir() string { return filepath.Join(p.Home, machines, "bowl") }
 
 // Ran is a devbox that has ended.
 type Ran struct {

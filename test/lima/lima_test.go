@@ -32,11 +32,6 @@ func TestLima(t *testing.T) {
 		t.Skip("needs minutes, and -short was given")
 	}
 	p := project(t)
-	t.Cleanup(func() {
-		if r := p.Run(t, "destroy", "--yes"); r.Code != 0 {
-			t.Error(r)
-		}
-	})
 	// Time under an emulated processor is not what is tested here.
 	p.Edit(t, "devbox.yaml", "deadline: 10s", "deadline: 3m")
 	p.Edit(t, "devbox.yaml", "machine:\n", "machine:\n  driver: lima\n  cpus: 2\n  memory: 1GiB\n  disk: 5GiB\n")
@@ -134,13 +129,12 @@ func testStop(t *testing.T, p *harness.Project, version string) {
 func project(t *testing.T) *harness.Project {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		home := shortDir(t)
 		cache, err := os.UserCacheDir()
 		if err != nil {
 			t.Fatal(err)
 		}
 		needLima(t, filepath.Join(cache, "devbox"))
-		return harness.New(t, harness.Options{Home: home, Cache: cache})
+		return harness.New(t, harness.Options{Cache: cache})
 	}
 	name := os.Getenv(harness.UserVariable)
 	if name == "" {
@@ -150,7 +144,7 @@ func project(t *testing.T) *harness.Project {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := harness.New(t, harness.Options{Home: shortDir(t), Cache: handOver(t, u), User: u})
+	p := harness.New(t, harness.Options{Cache: handOver(t, u), User: u})
 	// As in `make demo`. It finds the limactl that was handed over: to build one
 	// the user would have to fetch all of Lima's modules again.
 	if r := p.Must(t, "doctor", "--fix", "--driver", vm.DriverLima); !strings.Contains(r.Stdout, "✓ machines     lima: a virtual machine") {
@@ -207,17 +201,6 @@ func handOver(t *testing.T, u *user.User) (cache string) {
 	}
 	harness.Output(t, "chown", "-R", u.Uid+":"+u.Gid, cache)
 	return cache
-}
-
-// shortDir is short enough for Lima's sockets.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "dbx")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // kvm says whether the user may open /dev/kvm.

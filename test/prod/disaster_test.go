@@ -116,7 +116,7 @@ targets:
 func (d *disaster) create(t *testing.T, name, userData string) {
 	t.Helper()
 	before := d.address
-	d.server = vps.New(d.whole, vps.Options{Name: name, UserData: []byte(userData), Authorized: []string{d.key}})
+	d.server = vps.New(d.whole, vps.Options{Name: name, UserData: []byte(userData), Authorized: []string{d.Key}})
 	d.meet(t)
 	d.Edit(t, "devbox.yaml", "    host: "+before, "    host: "+d.address)
 }
@@ -168,15 +168,8 @@ func (d *disaster) drill(t *testing.T, code int) (deploy.Drill, harness.Ran) {
 // noRehearsal checks that the machine of the rehearsal is gone.
 func (d *disaster) noRehearsal(t *testing.T) {
 	t.Helper()
-	dir := filepath.Join(filepath.Dir(d.MachineDir()), "bowl-drill")
-	if _, err := os.Stat(dir); !os.IsNotExist(err) {
-		t.Errorf("the machine of the rehearsal is there: %v", err)
-	}
-	if mounts, err := os.ReadFile("/proc/mounts"); err != nil || strings.Contains(string(mounts), dir) {
-		t.Errorf("the machine of the rehearsal is mounted, %v", err)
-	}
-	if out, _ := exec.Command("pgrep", "-af", dir).Output(); len(out) > 0 {
-		t.Errorf("processes of the rehearsal go on:\n%s", out)
+	if left := d.Leftovers(t, "bowl-drill"); len(left) > 0 {
+		t.Errorf("the rehearsal left\n%s", strings.Join(left, "\n"))
 	}
 }
 

@@ -59,14 +59,13 @@ type site struct {
 	server  *vps.Server
 	address string
 	config  string // devbox.yaml without its targets
-	key     string // public, of the person who deploys
 }
 
 // rent makes a project with a key of its own, and a bare server.
 func rent(t *testing.T) *site {
 	t.Helper()
 	s := project(t)
-	s.server = vps.New(t, vps.Options{Authorized: []string{s.key}})
+	s.server = vps.New(t, vps.Options{Authorized: []string{s.Key}})
 	s.moveIn(t)
 	return s
 }
@@ -80,25 +79,10 @@ func project(t *testing.T) *site {
 	if err := vm.NspawnReady(); err != nil {
 		t.Skipf("needs systemd-nspawn: %v", err)
 	}
-	home, err := os.MkdirTemp("", "devbox-prod-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(home) })
-	vps.Enclose(t)
-	key := filepath.Join(home, ".ssh", "id_ed25519")
-	if err := os.Mkdir(filepath.Dir(key), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	harness.Output(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann@laptop", "-f", key)
-	s := &site{Project: harness.New(t, harness.Options{Home: home, Cache: harness.Cache(t, home)})}
+	s := &site{Project: harness.New(t, harness.Options{Key: true})}
 	s.config = s.Read(t, "devbox.yaml")
+	vps.Enclose(t)
 	s.ownSSH(t)
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.key = string(public)
 	return s
 }
 

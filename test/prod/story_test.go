@@ -130,7 +130,7 @@ func testUserData(t *testing.T, s *site) {
 	if err := s.server.Destroy(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.server = vps.New(t, vps.Options{Name: "anew", UserData: []byte(data), Authorized: []string{s.key}})
+	s.server = vps.New(t, vps.Options{Name: "anew", UserData: []byte(data), Authorized: []string{s.Key}})
 	// 2: it came to its end, with warnings.
 	if out, err := s.server.Run(t.Context(), "cloud-init status --wait --long || [ $? = 2 ]"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
