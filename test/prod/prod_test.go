@@ -45,7 +45,6 @@ func TestProduction(t *testing.T) {
 		{"power cuts", testPowerCuts},
 		{"match cut", testMatchCut},
 		{"load", testLoad},
-		{"user data", testUserData},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, s) }) && part.name == "story" {
 			t.Fatal("without an app there is nothing more to test")
@@ -58,6 +57,8 @@ type site struct {
 	*harness.Project
 	server  *vps.Server
 	address string
+	user    string // whom the provider lets in
+	replica string // where it is, as env of units
 	config  string // devbox.yaml without its targets
 }
 
@@ -79,7 +80,7 @@ func project(t *testing.T) *site {
 	if err := vm.NspawnReady(); err != nil {
 		t.Skipf("needs systemd-nspawn: %v", err)
 	}
-	s := &site{Project: harness.New(t, harness.Options{Key: true})}
+	s := &site{Project: harness.New(t, harness.Options{Key: true}), user: "root", replica: "{BOWL_REPLICA: 'file:///var/lib/bowl/replica'}"}
 	s.config = s.Read(t, "devbox.yaml")
 	vps.Enclose(t)
 	s.ownSSH(t)
@@ -113,7 +114,7 @@ func (s *site) ownSSH(t *testing.T) {
 func (s *site) moveIn(t *testing.T) {
 	t.Helper()
 	s.meet(t)
-	s.target(t, "")
+	s.target(t)
 }
 
 // meet learns the address and the host key of the server.
@@ -132,13 +133,14 @@ func (s *site) meet(t *testing.T) {
 	}
 }
 
-// target writes the target into devbox.yaml, with more lines of its own.
-func (s *site) target(t *testing.T, more string) {
+// target writes the target into devbox.yaml.
+func (s *site) target(t *testing.T) {
 	t.Helper()
 	s.Write(t, "devbox.yaml", s.config+fmt.Sprintf(`
 targets:
   prod:
     host: %s
+    user: %s
     health:
       url: http://127.0.0.1:8080/healthz
       expect: '"version":"${DEVBOX_VERSION}"'
@@ -147,9 +149,9 @@ targets:
     env:
       bowl.service:
         BOWL_GREETING: This is production.
-      bowl-restore.service: {BOWL_REPLICA: "file:///var/lib/bowl/replica"}
-      bowl-litestream.service: {BOWL_REPLICA: "file:///var/lib/bowl/replica"}
-%s`, s.address, more))
+      bowl-restore.service: %s
+      bowl-litestream.service: %[3]s
+`, s.address, s.user, s.replica))
 }
 
 // provision sets the server up, with the secret that units name. Where the

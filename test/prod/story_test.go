@@ -12,7 +12,6 @@ import (
 
 	"devbox/internal/protocol"
 	"devbox/test/harness"
-	"devbox/test/vps"
 )
 
 const arch = runtime.GOARCH
@@ -121,31 +120,6 @@ func (s *site) provisioned(t *testing.T, args ...string) provisioned {
 		t.Fatalf("%v: %s", err, r)
 	}
 	return p
-}
-
-// testUserData loses the server and makes it anew with the user data of
-// provision.
-func testUserData(t *testing.T, s *site) {
-	data := s.Must(t, "provision", "prod", "--user-data").Stdout
-	if err := s.server.Destroy(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.server = vps.New(t, vps.Options{Name: "anew", UserData: []byte(data), Authorized: []string{s.Key}})
-	// 2: it came to its end, with warnings.
-	if out, err := s.server.Run(t.Context(), "cloud-init status --wait --long || [ $? = 2 ]"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	s.moveIn(t)
-	s.Edit(t, "devbox.yaml", "    host: ", "    user: debian\n    host: ")
-	for _, c := range s.provisioned(t, "--dry-run").Changes {
-		if c.Kind != "devbox-host" {
-			t.Errorf("user data left to do: %s %s", c.Kind, c.Name)
-		}
-	}
-	s.provision(t)
-	if c := kept(t, s.deploy(t)); c.Release != "r1" || s.answers(t) != c.Version {
-		t.Errorf("on the new server %s answers as %s", s.answers(t), c.Release)
-	}
 }
 
 const otherMain = `package main
