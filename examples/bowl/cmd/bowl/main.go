@@ -180,7 +180,10 @@ func run(ctx context.Context, o options, log *slog.Logger, started time.Time) (e
 		log.Error("stop", "err", err)
 	}
 	close(ending)
-	err = errors.Join(server.Stop(context.WithoutCancel(ctx), listeners...), <-served)
+	if cut := server.Stop(context.WithoutCancel(ctx), listeners...); cut > 0 {
+		log.Warn("cut off clients that held the stop up", "connections", cut)
+	}
+	err = <-served
 	log.Info("stopped", "version", o.version, "in", time.Since(stopping).Round(100*time.Microsecond))
 	return err
 }

@@ -142,6 +142,11 @@ func (h *Handler) roomEvents(w http.ResponseWriter, r *http.Request, room *rooms
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
+		select {
+		case <-h.Ending: // also where it is far behind: it goes on elsewhere
+			return
+		default:
+		}
 		events, more, err := reader.Next(r.Context())
 		if err != nil {
 			if !errors.Is(err, rooms.ErrBehind) && r.Context().Err() == nil {

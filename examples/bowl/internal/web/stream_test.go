@@ -134,6 +134,19 @@ func TestRoomStream(t *testing.T) {
 	}
 }
 
+// A stream that has much to catch up with does not do it while the app ends.
+func TestStreamThatIsBehindEnds(t *testing.T) {
+	m := newMatch(t)
+	m.moderate("open", "question", "1")
+	server := serve(t, httptest.NewUnstartedServer(m.app))
+	close(m.ending)
+	events, _ := streamOf(t, server, m.room, "1")
+	expect(t, events, "hello")
+	if e, open := <-events; open {
+		t.Errorf("%+v came at the end", e)
+	}
+}
+
 // Over HTTP/2, a deadline that passes ends the stream, also where nothing is being written.
 func TestIdleStreamStays(t *testing.T) {
 	m := newMatch(t)
