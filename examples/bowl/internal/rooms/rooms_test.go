@@ -95,6 +95,13 @@ func (f *fixture) hold(t *testing.T) (release func()) {
 	return func() { close(gate); wg.Wait() }
 }
 
+// waitFor waits until n changes are in the queue.
+func (f *fixture) waitFor(n int) {
+	for f.db.Pending() < n {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // sql changes the file from outside of the app.
 func (f *fixture) sql(t *testing.T, query string, args ...any) {
 	t.Helper()
@@ -159,7 +166,7 @@ func TestOneTransaction(t *testing.T) {
 	var wg sync.WaitGroup
 	for i, c := range commands {
 		wg.Go(func() { _, results[i] = f.Do(t.Context(), f.code, c) })
-		time.Sleep(5 * time.Millisecond) // the order in the queue
+		f.waitFor(i + 1) // the order in the queue
 	}
 	release()
 	wg.Wait()
@@ -194,7 +201,7 @@ func TestFailedTransaction(t *testing.T) {
 				t.Errorf("change %d: %v", i, err)
 			}
 		})
-		time.Sleep(5 * time.Millisecond)
+		f.waitFor(i + 1)
 	}
 	release()
 	wg.Wait()

@@ -67,6 +67,9 @@ func (s *Store) Write(ctx context.Context, do func(*Tx) error, done func(error))
 	}
 }
 
+// Pending is how many changes wait in the queue.
+func (s *Store) Pending() int { return len(s.queue) }
+
 // writeAll is the writer's goroutine.
 func (s *Store) writeAll() {
 	defer close(s.stopped)

@@ -26,6 +26,13 @@ func hold(t *testing.T, s *Store) (release func()) {
 	return func() { close(gate); wg.Wait() }
 }
 
+// waitFor waits until n changes are in the queue.
+func waitFor(s *Store, n int) {
+	for s.Pending() < n {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func insert(tx *Tx, name string) error {
 	_, err := tx.exec("INSERT INTO press (name, at) VALUES (?, 0)", name)
 	return err
@@ -64,7 +71,7 @@ func TestGroupCommit(t *testing.T) {
 				t.Errorf("change %d: %v, want %v", i, err, want)
 			}
 		})
-		time.Sleep(5 * time.Millisecond) // the order in the queue
+		waitFor(s, i+1) // the order in the queue
 	}
 	release()
 	wg.Wait()
@@ -94,7 +101,7 @@ func TestTransactionThatFails(t *testing.T) {
 				t.Errorf("change %d: %v, told %v", i, err, told)
 			}
 		})
-		time.Sleep(5 * time.Millisecond)
+		waitFor(s, i+1)
 	}
 	release()
 	wg.Wait()
@@ -114,9 +121,7 @@ func TestQueueIsEmptied(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	left := make(chan error)
 	go func() { left <- s.Write(ctx, func(tx *Tx) error { return insert(tx, "Ann") }, nil) }()
-	for len(s.queue) == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	waitFor(s, 1)
 	cancel()
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("a visitor who left: %v", err)
