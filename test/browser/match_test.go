@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -180,7 +181,8 @@ func needs(t *testing.T) {
 type match struct {
 	moderator, spectator *screen
 	players              []*screen // 0 and 1 of team A, 2 and 3 of team B
-	presses              int       // that were made
+	asked                int       // questions so far
+	presses              int       // that counted
 }
 
 func (m *match) all() []*screen { return append([]*screen{m.moderator, m.spectator}, m.players...) }
@@ -192,34 +194,160 @@ func (m *match) everywhere(condition string) {
 	}
 }
 
-// question opens the next one, has players press in an order, or all at once
-// where together is set, and lets the moderator judge.
-func (m *match) question(n int, together bool, press []int, judge string) {
+// open opens the next question.
+func (m *match) open() {
 	m.moderator.t.Helper()
-	m.moderator.click("#open[aria-disabled=false]")
-	m.everywhere(fmt.Sprintf(`document.body.dataset.phase === "armed" && document.querySelector("#question").textContent === "Question %d"`, n))
-	m.press(together, press)
-	m.moderator.click("#" + judge + "[aria-disabled=false]")
+	m.asked++
+	m.moderate("open")
+	m.everywhere(fmt.Sprintf(`document.body.dataset.phase === "armed" && document.querySelector("#question").textContent === "Question %d"`, m.asked))
 }
 
-func (m *match) press(together bool, players []int) {
+func (m *match) moderate(button string) {
 	m.moderator.t.Helper()
+	m.moderator.click("#" + button + "[aria-disabled=false]")
+}
+
+// right ends the question, for 4 points.
+func (m *match) right() {
+	m.moderator.t.Helper()
+	m.moderate("right")
+	m.everywhere(`document.body.dataset.phase === "waiting"`)
+}
+
+// press has one player press in some way, as the nth of the round. It counts
+// when the finger or the key goes down, once, and nothing comes of it when that
+// goes up again.
+func (m *match) press(n, player int, how way) {
+	s := m.players[player]
+	s.t.Helper()
+	sent := s.sent()
+	how.down(s)
+	m.everywhere(buzzes(n))
+	s.waits(fmt.Sprintf(`%s > %d && document.querySelector("#answer").textContent.match(/^(You have the floor!|Late: place)/) !== null`, sentTo, sent))
+	how.up(s)
+	time.Sleep(settled)
+	if now := s.sent(); now != sent+1 {
+		s.t.Errorf("%s: a press by %s was sent %d times", s.name, how.name, now-sent)
+	}
+	m.presses++
+}
+
+// together has all players press at once, each by assistive technology, which
+// gives a button nothing but a click.
+func (m *match) together(players ...int) {
+	m.moderator.t.Helper()
+	failed := make([]error, len(players))
 	var wg sync.WaitGroup
 	for n, i := range players {
-		one := func() {
-			s := m.players[i]
-			s.read(`document.querySelector("#buzz").click()`)
-		}
-		if together {
-			wg.Go(one)
-			continue
-		}
-		one()
-		m.everywhere(fmt.Sprintf(`document.querySelectorAll("#buzzes li").length === %d`, n+1))
+		wg.Go(func() {
+			_, failed[n] = chromedp.Run(m.players[i].ctx, chromedp.Evaluate[string](`String(document.querySelector("#buzz").click())`))
+		})
 	}
 	wg.Wait()
-	m.everywhere(fmt.Sprintf(`document.querySelectorAll("#buzzes li").length === %d`, len(players)))
+	for n, err := range failed {
+		if err != nil {
+			m.players[players[n]].fail(err)
+		}
+	}
+	m.everywhere(buzzes(len(players)))
 	m.presses += len(players)
+}
+
+func buzzes(n int) string {
+	return fmt.Sprintf(`document.querySelectorAll("#buzzes li").length === %d`, n)
+}
+
+// settled is more than how long a page takes what comes for part of a press.
+const settled = 400 * time.Millisecond
+
+// sentTo counts the presses that a page has sent since it was loaded.
+const sentTo = `performance.getEntriesByType("resource").filter((e) => e.name.endsWith("/press")).length`
+
+func (s *screen) sent() int {
+	s.t.Helper()
+	n, err := strconv.Atoi(s.read(sentTo))
+	if err != nil {
+		s.fail(err)
+	}
+	return n
+}
+
+// way is how a person presses.
+type way struct {
+	name     string
+	down, up func(*screen)
+}
+
+var (
+	mouse = way{"mouse", func(s *screen) { s.mouse("mousePressed") }, func(s *screen) { s.mouse("mouseReleased") }}
+	touch = way{"touch", func(s *screen) { s.touch("touchStart") }, func(s *screen) { s.touch("touchEnd") }}
+	// Where nothing has the focus, and where the button has it.
+	space = way{"space bar", func(s *screen) { s.focus("body"); s.key("keyDown", "Space", false) }, func(s *screen) { s.key("keyUp", "Space", false) }}
+	enter = way{"Enter", func(s *screen) { s.focus("#buzz"); s.key("keyDown", "Enter", false) }, func(s *screen) { s.key("keyUp", "Enter", false) }}
+)
+
+// protocol is a command of the DevTools protocol that chromedp has no action for.
+func protocol(method string, params map[string]any) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error { return t.Call(ctx, method, params, nil) })
+}
+
+// middle is where the player's button is.
+func (s *screen) middle() (x, y float64) {
+	s.t.Helper()
+	at := s.read(`(() => {
+		const e = document.querySelector("#buzz");
+		e.scrollIntoView({ block: "center" });
+		const b = e.getBoundingClientRect();
+		return (b.x + b.width / 2) + " " + (b.y + b.height / 2);
+	})()`)
+	if _, err := fmt.Sscan(at, &x, &y); err != nil {
+		s.fail(fmt.Errorf("%q: %w", at, err))
+	}
+	return x, y
+}
+
+func (s *screen) mouse(what string) {
+	s.t.Helper()
+	x, y := s.middle()
+	s.do(protocol("Input.dispatchMouseEvent", map[string]any{"type": what, "x": x, "y": y, "button": "left", "clickCount": 1}))
+}
+
+func (s *screen) touch(what string) {
+	s.t.Helper()
+	points := []map[string]any{}
+	if what == "touchStart" {
+		x, y := s.middle()
+		points = append(points, map[string]any{"x": x, "y": y})
+	}
+	s.do(protocol("Input.dispatchTouchEvent", map[string]any{"type": what, "touchPoints": points}))
+}
+
+func (s *screen) key(what, code string, again bool) {
+	s.t.Helper()
+	key := map[string]any{"type": what, "code": code, "autoRepeat": again}
+	switch code {
+	case "Space":
+		key["key"], key["text"], key["windowsVirtualKeyCode"] = " ", " ", 32
+	case "Enter":
+		key["key"], key["text"], key["windowsVirtualKeyCode"] = "Enter", "\r", 13
+	}
+	if what == "keyUp" {
+		delete(key, "text")
+	}
+	s.do(protocol("Input.dispatchKeyEvent", key))
+}
+
+func (s *screen) focus(selector string) {
+	s.t.Helper()
+	s.read(fmt.Sprintf(`(document.activeElement.blur(), document.querySelector(%q).focus())`, selector))
+}
+
+// fits checks that nobody has to scroll sideways.
+func (s *screen) fits(when string) {
+	s.t.Helper()
+	if wide := s.read(`document.documentElement.scrollWidth > window.innerWidth`); wide != "false" {
+		s.t.Errorf("%s has to scroll sideways %s", s.name, when)
+	}
 }
 
 // TestMatch is a whole match: a moderator, four players and a spectator, while
@@ -236,21 +364,27 @@ func TestMatch(t *testing.T) {
 		t.Cleanup(cancel)
 		// The first action makes the screen, which lives as long as its context. No
 		// window can be as narrow as a small phone: its page is told that it is.
-		if err := chromedp.Do(ctx, chromedp.EmulateViewport(320, 740)); err != nil {
+		if err := chromedp.Do(ctx, chromedp.EmulateViewport(320, 740, chromedp.EmulateTouch)); err != nil {
 			t.Fatal(err)
 		}
 		return &screen{t, name, ctx}
 	}
 	site := fmt.Sprintf("https://%s:%d", domain, p.SecurePort)
+	long := strings.Repeat("W", 40) // the longest name, and no space to break it at
 
 	m := &match{moderator: open("moderator"), spectator: open("spectator")}
 	m.moderator.do(chromedp.Navigate(site + "/"))
+	m.moderator.read(`document.querySelector("#create-room details").open = true`)
+	m.moderator.do(chromedp.SendKeys(chromedp.CSS("#team-a"), long[:24]))
 	m.moderator.click("#create")
 	m.moderator.waits(`document.querySelector("#controls") !== null`)
 	code := m.moderator.read(`document.body.dataset.room`)
+	m.spectator.do(chromedp.Navigate(site+"/"), chromedp.SendKeys(chromedp.CSS("#name"), long+"\n"))
+	m.spectator.waits(`document.querySelector("#presses li") !== null`)
+	m.spectator.fits("on the first page")
 	m.spectator.do(chromedp.Navigate(site + "/rooms/" + code))
-	for i, name := range []string{"Ada", "Grace", "Katherine", "Mary"} {
-		s := open(name)
+	for i, name := range []string{"Ada", long, "Katherine", "Mary"} {
+		s := open([]string{"Ada", "Grace", "Katherine", "Mary"}[i])
 		s.do(chromedp.Navigate(site+"/"), chromedp.SendKeys(chromedp.CSS("#room"), strings.ToLower(code)+"\n"))
 		s.waits(`document.querySelector("#join") !== null`)
 		s.do(chromedp.SendKeys(chromedp.CSS("#name"), name))
@@ -258,52 +392,79 @@ func TestMatch(t *testing.T) {
 		s.click("#enter")
 		s.waits(`document.querySelector("#buzz") !== null`)
 		m.players = append(m.players, s)
+		m.moderator.waits(fmt.Sprintf(`document.querySelectorAll(".players li").length === %d`, i+1))
+		if i == 0 {
+			m.moderator.focus(".remove")
+		}
+	}
+	if is := m.moderator.read(`document.activeElement.getAttribute("aria-label")`); is != "Remove Ada" {
+		t.Errorf("after others have joined, the focus is not on the button to remove Ada but on %s", is)
 	}
 	m.everywhere(`document.body.dataset.live === "true" && document.querySelectorAll(".players li").length === 4`)
 	for _, s := range m.all() {
-		if wide := s.read(`document.documentElement.scrollWidth > window.innerWidth`); wide != "false" {
-			t.Errorf("%s has to scroll sideways", s.name)
-		}
+		s.fits("at the beginning")
 		s.picture("begin")
 	}
 
-	m.question(1, false, []int{0, 2}, "right")      // A: 4
-	m.question(2, false, []int{3}, "right")         // B: 4
-	m.question(3, true, []int{0, 1, 2, 3}, "right") // whoever was first: 4
-	m.everywhere(`document.body.dataset.phase === "waiting"`)
+	m.open()
+	m.press(1, 0, mouse)
+	m.press(2, 2, touch)
+	m.right() // A
+	m.open()
+	m.press(1, 3, space)
+	m.press(2, 1, enter)
+	m.right() // B
+	m.open()
+	m.together(0, 1, 2, 3)
+	m.right() // whoever was first
+	held(t, m)
+	undone(t, m)
+	late(t, m)
+	deaf(t, m)
 
 	// A new page, and then a new program, while players press.
-	asked := 3
 	for n, edit := range [][3]string{
 		{"share/templates/page.html", "<h1>Science Bowl</h1>", "<h1>Science Bowl, second half</h1>"},
 		{"cmd/bowl/main.go", `"serving", "version"`, `"serves", "version"`},
 	} {
 		before := p.Get(t, "/version")
 		p.Edit(t, edit[0], edit[1], edit[2])
-		released := make(chan harness.Ran, 1)
-		go func() { released <- p.Run(t, "up", "--json") }()
+		released := make(chan error, 1)
+		go func() {
+			out, err := p.Command(t.Context(), "up", "--json").CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("devbox up: %w\n%s", err, out)
+			}
+			released <- err
+		}()
 		for over := false; !over; {
 			select {
-			case r := <-released:
-				if r.Code != 0 {
-					t.Fatal(r)
+			case err := <-released:
+				if err != nil {
+					t.Fatal(err)
 				}
 				over = true // and one more question after it
 			default:
 			}
-			asked++
-			m.question(asked, true, []int{1, 2}, "right")
-			m.everywhere(`document.body.dataset.phase === "waiting"`)
+			m.open()
+			m.together(1, 2)
+			m.right()
 		}
 		if now := p.Get(t, "/version"); now == before {
 			t.Errorf("release %d changed nothing", n+1)
 		}
 	}
-	t.Logf("%d questions were asked, %d presses made", asked, m.presses)
+	t.Logf("%d questions were asked, %d presses counted", m.asked, m.presses)
 
+	// The button that was pressed goes, and the focus with it to the one that comes.
 	m.moderator.read(`window.confirm = () => true`)
-	m.moderator.click("#end[aria-disabled=false]")
-	m.everywhere(`document.body.dataset.phase === "over"`)
+	for _, step := range [][3]string{{"end", "over", "reopen"}, {"reopen", "waiting", "end"}, {"end", "over", "reopen"}} {
+		m.moderate(step[0])
+		m.everywhere(fmt.Sprintf(`document.body.dataset.phase === %q`, step[1]))
+		if is := m.moderator.read(`document.activeElement.id`); is != step[2] {
+			t.Errorf("after #%s the focus is on %q", step[0], is)
+		}
+	}
 	score := func(s *screen) string {
 		return s.read(`[...document.querySelectorAll(".score")].map((e) => e.textContent).join(":")`)
 	}
@@ -315,14 +476,153 @@ func TestMatch(t *testing.T) {
 		if seq := s.read(`document.body.dataset.seq`); seq != m.moderator.read(`document.body.dataset.seq`) {
 			t.Errorf("%s is at event %s", s.name, seq)
 		}
+		s.fits("at the end")
 		s.picture("end")
 	}
 	var a, b int
-	if _, err := fmt.Sscanf(want, "%d:%d", &a, &b); err != nil || a+b != 4*asked {
-		t.Errorf("the score is %s after %d questions", want, asked)
+	if _, err := fmt.Sscanf(want, "%d:%d", &a, &b); err != nil || a+b != 4*m.asked {
+		t.Errorf("the score is %s after %d questions", want, m.asked)
 	}
+	dark(m.spectator)
 
 	stored(t, p, code, m.presses)
+}
+
+// held has a player hold a key while the buzzers are reset: it presses nothing
+// in the round that comes, and neither does a key on something else.
+func held(t *testing.T, m *match) {
+	s := m.players[1]
+	m.open()
+	s.focus("body")
+	s.key("keyDown", "Space", false)
+	m.everywhere(buzzes(1))
+	m.presses++
+	m.moderate("rearm")
+	m.everywhere(`document.body.dataset.phase === "armed" && ` + buzzes(0))
+	before := s.sent()
+	for range 3 {
+		s.key("keyDown", "Space", true)
+	}
+	s.key("keyUp", "Space", false)
+	s.focus("footer a")
+	s.key("keyDown", "Space", false)
+	s.key("keyUp", "Space", false)
+	time.Sleep(settled)
+	if now := s.sent(); now != before {
+		t.Errorf("a key that was held, or was for something else, pressed %d times", now-before)
+	}
+	m.press(1, 1, space)
+	m.right() // A
+}
+
+// undone has two judgements, of which a hasty moderator takes one back, and then
+// the other. The player who had the floor has it again, and is told so.
+func undone(t *testing.T, m *match) {
+	first, second := m.players[0], m.players[2]
+	says := func(s *screen, text string) {
+		t.Helper()
+		s.waits(fmt.Sprintf(`document.querySelector("#answer").textContent === %q`, text))
+	}
+	m.open()
+	m.press(1, 0, mouse)
+	m.moderate("wrong")
+	m.everywhere(`document.body.dataset.phase === "armed" && ` + buzzes(0))
+	says(first, "Your team has answered this question.")
+	says(second, "Press!")
+	m.press(1, 2, mouse)
+	m.moderate("wrong")
+	m.everywhere(`document.body.dataset.phase === "waiting"`)
+	// The second click comes as soon as it has another judgement to undo.
+	m.moderator.read(`(() => {
+		const undo = document.querySelector("#undo"), { seq } = document.body.dataset;
+		new MutationObserver((_, observer) => {
+			if (document.body.dataset.seq === seq) return;
+			observer.disconnect();
+			undo.click();
+		}).observe(document.body, { attributes: true });
+		undo.click();
+	})()`)
+	m.everywhere(`document.body.dataset.phase === "answering"`)
+	says(second, "You have the floor!")
+	time.Sleep(settled)
+	if phase := m.moderator.read(`document.querySelector("#buzzes li").dataset.team`); phase != "b" {
+		t.Error("a double-click took two judgements back")
+	}
+	m.moderate("undo")
+	m.everywhere(`document.querySelector("#buzzes li")?.dataset.team === "a"`)
+	says(first, "You have the floor!")
+	m.right() // A
+}
+
+// late has a press that is long on its way, so that the buzzers are reset
+// meanwhile: the player is told to press, and not what became of the round before.
+func late(t *testing.T, m *match) {
+	s := m.players[3]
+	m.open()
+	before := s.sent()
+	s.read(`(() => {
+		const send = window.fetch;
+		window.fetch = async (...what) => {
+			window.fetch = send;
+			while (document.querySelector("#answer").textContent !== "Press!") await new Promise((resolve) => setTimeout(resolve, 10));
+			return send(...what);
+		};
+	})()`)
+	s.mouse("mousePressed")
+	s.waits(`document.querySelector("#answer").textContent === "Sent…"`)
+	s.mouse("mouseReleased")
+	m.moderate("rearm")
+	s.waits(fmt.Sprintf("%s > %d", sentTo, before))
+	time.Sleep(settled)
+	if says := s.read(`document.querySelector("#answer").textContent`); says != "Press!" {
+		t.Errorf("in the new round the player is told %q", says)
+	}
+	m.press(1, 3, mouse)
+	m.right() // B
+}
+
+// deaf has a player without a stream, as on the way to one, press.
+func deaf(t *testing.T, m *match) {
+	s := m.players[2]
+	s.do(protocol("Page.addScriptToEvaluateOnNewDocument", map[string]any{
+		"source": `if (sessionStorage.getItem("deaf")) window.EventSource = class extends EventTarget {};`,
+	}))
+	m.open()
+	s.read(`sessionStorage.setItem("deaf", "yes")`)
+	s.do(chromedp.Reload())
+	s.waits(`document.readyState === "complete" && document.querySelector("#buzz") !== null`)
+	s.mouse("mousePressed")
+	s.waits(`document.querySelector("#answer").textContent === "You have the floor!"`)
+	s.mouse("mouseReleased")
+	if live := s.read(`document.body.dataset.live`); live != "false" {
+		t.Errorf("there was a stream: %s", live)
+	}
+	m.presses++
+	s.read(`sessionStorage.removeItem("deaf")`)
+	s.do(chromedp.Reload())
+	m.everywhere(`document.body.dataset.live === "true" && ` + buzzes(1))
+	m.right() // B
+}
+
+// dark is one look at a screen whose person likes it dark.
+func dark(s *screen) {
+	s.t.Helper()
+	s.do(protocol("Emulation.setEmulatedMedia", map[string]any{
+		"features": []map[string]any{{"name": "prefers-color-scheme", "value": "dark"}},
+	}))
+	light := func(of string) (sum int) {
+		s.t.Helper()
+		var r, g, b int
+		color := s.read(`getComputedStyle(document.body).` + of)
+		if _, err := fmt.Sscanf(color, "rgb(%d, %d, %d)", &r, &g, &b); err != nil {
+			s.fail(fmt.Errorf("%s: %w", color, err))
+		}
+		return r + g + b
+	}
+	if paper, ink := light("backgroundColor"), light("color"); paper > 3*64 || ink < 3*192 {
+		s.t.Errorf("in the dark, the paper has %d of 765 and the ink %d", paper, ink)
+	}
+	s.picture("dark")
 }
 
 // stored counts the presses of a room as the app has stored them.

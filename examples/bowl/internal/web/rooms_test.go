@@ -303,7 +303,8 @@ func TestWithoutScript(t *testing.T) {
 	page = m.spectator.ask("GET", m.room, nil).Body.String()
 	for _, want := range []string{
 		`data-role="player"`, `data-phase="answering"`, `<h2 id="question">Question 2</h2>`, `Ben has the floor (&lt;i&gt;Foxes).`,
-		`<p class="score" aria-label="Score of Owls">0</p>`, `<p class="score" aria-label="Score of &lt;i&gt;Foxes">4</p>`,
+		`<span class="unseen">Score of Owls: </span><span class="score">0</span>`,
+		`<span class="unseen">Score of &lt;i&gt;Foxes: </span><span class="score">4</span>`,
 		`<span class="seat">B2</span> <span class="name">&lt;b&gt;Cy</span> <span class="points">4</span>`, `data-player="` + m.benID + `" data-place="1"`,
 	} {
 		if !strings.Contains(page, want) {

@@ -45,11 +45,19 @@ function showTeam(side) {
   side.dataset.locked = state.now.locked[team];
   set(side.querySelector(".team-name"), state.teams[team]);
   set(side.querySelector(".score"), state.now.scores[team]);
-  const list = side.querySelector(".players");
-  const all = state.players.filter((p) => p.team === team);
-  const shown = [...list.children].map((li) => li.dataset.player);
-  if (shown.join() !== all.map((p) => p.id).join()) list.replaceChildren(...all.map(playerItem));
-  all.forEach((p, i) => set(list.children[i].querySelector(".points"), p.points));
+  showPlayers(side.querySelector(".players"), state.players.filter((p) => p.team === team));
+}
+
+// The items that are there stay, and with them the focus of who is on one of their buttons.
+function showPlayers(list, all) {
+  for (const li of [...list.children]) {
+    if (!all.some((p) => p.id === li.dataset.player)) li.remove();
+  }
+  all.forEach((p, i) => {
+    if (list.children[i]?.dataset.player !== p.id) list.insertBefore(playerItem(p), list.children[i] ?? null);
+    set(list.children[i].querySelector(".points"), p.points);
+  });
+  while (list.children.length > all.length) list.lastElementChild.remove();
 }
 
 function buzzItem(b) {
@@ -68,14 +76,17 @@ function showBuzzes() {
 }
 
 function showControls({ phase, question, round, undo }) {
-  const open = phase === "armed" || phase === "answering";
+  const open = isOpen(phase);
   const uses = {
     open: phase === "waiting", right: phase === "answering", wrong: phase === "answering",
     rearm: open, skip: open, undo: undo > 0, end: phase === "waiting", reopen: phase === "over",
   };
-  for (const [id, now] of Object.entries(uses)) use($(id), now);
-  $("end").hidden = phase === "over";
-  $("reopen").hidden = phase !== "over";
+  for (const [id, now] of Object.entries(uses)) use($(id), now && !asked.has($(id)));
+  const [there, gone] = phase === "over" ? [$("reopen"), $("end")] : [$("end"), $("reopen")];
+  const focused = document.activeElement === gone;
+  there.hidden = false;
+  gone.hidden = true;
+  if (focused) there.focus();
   set($("open"), `Open question ${question + 1}`);
   Object.assign($("controls").elements.question, { value: question + 1 });
   Object.assign($("controls").elements.round, { value: round });
@@ -83,7 +94,6 @@ function showControls({ phase, question, round, undo }) {
 }
 
 function show(next) {
-  const before = state;
   state = next;
   const { now } = state;
   for (const side of document.querySelectorAll(".team")) showTeam(side);
@@ -92,20 +102,23 @@ function show(next) {
   $("floor").classList.toggle("mine", now.floor !== "" && now.floor === page.me);
   showBuzzes();
   if (page.role === "moderator") showControls(now);
-  if (page.role === "player") showBuzzer(before);
+  if (page.role === "player") showBuzzer();
   Object.assign(page, { phase: now.phase, round: now.round, seq: state.seq }); // last: who waits for it finds the rest done
 }
 
-function showBuzzer(before) {
+const isOpen = (phase) => phase === "armed" || phase === "answering";
+
+function showBuzzer() {
   const me = state.players.find((p) => p.id === page.me);
   if (!me) return location.reload(); // the moderator has removed this player
   const { phase, round, locked } = state.now;
-  const pressed = state.buzzes.some((b) => b.player === me.id);
-  const may = (phase === "armed" || phase === "answering") && !locked[me.team] && !pressed;
-  use($("buzz"), may);
-  if (!before) return;
-  if (before.now.round !== round) set($("answer"), locked[me.team] ? "Your team has answered this question." : "Press!");
-  else if (phase !== before.now.phase && (phase === "waiting" || phase === "over")) set($("answer"), "");
+  const mine = state.buzzes.find((b) => b.player === me.id);
+  use($("buzz"), isOpen(phase) && !locked[me.team] && !mine);
+  const same = Number(page.round) === round && isOpen(page.phase) === isOpen(phase); // as what was shown until now
+  if (same) return;
+  if (!isOpen(phase)) set($("answer"), "");
+  else if (mine) set($("answer"), place(mine)); // an undo has led back to here
+  else set($("answer"), locked[me.team] ? "Your team has answered this question." : "Press!");
 }
 
 function link(live, version) {
@@ -119,19 +132,19 @@ function link(live, version) {
 
 // --- the player's button
 
-let sending = 0; // the round of a press that has no answer yet
+let sending = ""; // the round of a press that has no answer yet
 
 async function press() {
-  if (!state || state.now.phase === "waiting" || state.now.phase === "over") return set($("answer"), "No question is open.");
-  const { round } = state.now;
+  const { phase, round } = page; // at first, before the stream has begun, what the server rendered
+  if (!isOpen(phase)) return set($("answer"), "No question is open.");
   if (sending === round) return;
   sending = round;
   $("buzz").classList.add("down");
   set($("answer"), "Sent…");
   const answer = await send($("buzzer").action, { round });
-  if (sending === round) sending = 0;
+  if (sending === round) sending = "";
   $("buzz").classList.remove("down");
-  if (state.now.round !== round && !answer.error) return; // the screen is about another round by now
+  if (page.round !== round) return; // the screen is about another round by now
   set($("answer"), answer.error ?? place(answer.buzz));
 }
 
@@ -164,6 +177,10 @@ function startBuzzer() {
 
 // --- the moderator's buttons
 
+// The buttons whose answer is not there, or only just: a double-click is meant once, also where the second click would find
+// something new to do.
+const asked = new Set();
+
 async function moderate(e) {
   e.preventDefault();
   const button = e.submitter;
@@ -171,9 +188,16 @@ async function moderate(e) {
   if (button.id === "end" && !confirm("End the match?")) return;
   if (button.name === "remove" && !confirm(`${button.getAttribute("aria-label")}?`)) return;
   const fields = new FormData(e.target, button);
+  asked.add(button);
+  use(button, false);
   set($("notice"), "");
   const answer = await send(e.target.action, fields);
   set($("notice"), answer.error ?? "");
+  setTimeout(() => {
+    asked.delete(button);
+    use(button, true);
+    if (state) showControls(state.now);
+  }, 500);
 }
 
 if (page.role === "player") startBuzzer();
