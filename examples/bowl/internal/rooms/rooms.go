@@ -17,17 +17,20 @@ import (
 	"bowl/internal/store"
 )
 
-// Limits, so that neither the disk nor the memory can be filled.
+// Limits. The disk cannot be filled: as the limits of one room, 5000 times over, are none, there is one on what is stored of
+// all together. Memory is not bounded here but by MemoryMax= of bowl.service, far above what matches need.
 const (
 	MaxRooms   = 5000
 	MaxStreams = 2000                // in one room
 	maxLoaded  = 1000                // rooms in memory
+	maxBytes   = 2 << 30             // of the database
 	Quiet      = 90 * 24 * time.Hour // a room without an event for so long is removed
-	quietDay   = 24 * time.Hour      // and after so long where its place is needed
+	quietDay   = 24 * time.Hour      // and after so long where its place is needed,
+	emptyFor   = 10 * time.Minute    // or after so long if nobody ever joined
 	sweepEvery = time.Hour
 )
 
-// ErrBusy says that all places are taken.
+// ErrBusy says that all places are taken, or all bytes.
 var ErrBusy = errors.New("too many rooms are in use, please try again later")
 
 // ErrNoRoom says that there is no such room.
@@ -39,13 +42,15 @@ type Hub struct {
 	log *slog.Logger
 	now func() time.Time
 
+	maxBytes int64
+
 	mu    sync.Mutex
 	rooms map[string]*Room
 }
 
 // New makes a hub of what is in the store.
 func New(db *store.Store, log *slog.Logger) *Hub {
-	return &Hub{db: db, log: log, now: time.Now, rooms: map[string]*Room{}}
+	return &Hub{db: db, log: log, now: time.Now, maxBytes: maxBytes, rooms: map[string]*Room{}}
 }
 
 // Room is a room in memory.
@@ -179,12 +184,8 @@ func (h *Hub) Create(ctx context.Context, teams game.PerTeam[string]) (code, mod
 	var made string // a variable of its own: where ctx ends, the writer may still be at it
 	err = h.db.Write(ctx, func(tx *store.Tx) error {
 		now := h.now()
-		free, err := tx.MakeRoomFor(MaxRooms, now.Add(-quietDay))
-		if err != nil {
+		if err := h.makePlace(tx, MaxRooms-1, ""); err != nil {
 			return err
-		}
-		if !free {
-			return ErrBusy
 		}
 		for created := false; !created; {
 			made = random(codeLen)
@@ -202,6 +203,21 @@ func (h *Hub) Create(ctx context.Context, teams game.PerTeam[string]) (code, mod
 		return "", "", fmt.Errorf("create a room: %w", err)
 	}
 	return made, moderatorCode, nil
+}
+
+// makePlace removes a room that is not in use where there are more than so many, or too many bytes. One room stays: that
+// which the place is for.
+func (h *Hub) makePlace(tx *store.Tx, rooms int, stays string) error {
+	full, err := tx.Full(rooms, h.maxBytes)
+	if err != nil || !full {
+		return err
+	}
+	now := h.now()
+	evicted, err := tx.Evict(stays, now.Add(-emptyFor), now.Add(-quietDay))
+	if err == nil && !evicted {
+		return ErrBusy
+	}
+	return err
 }
 
 // Join makes a player of the ticket, or gives the one that it has made.
@@ -229,6 +245,9 @@ func (h *Hub) Do(ctx context.Context, code string, c game.Command) (game.Event, 
 			return err
 		}
 		if e, state, err = game.Decide(*room.head, c, at); err != nil || e.Seq == 0 {
+			return err
+		}
+		if err := h.makePlace(tx, MaxRooms, code); err != nil {
 			return err
 		}
 		stored = encode(e)

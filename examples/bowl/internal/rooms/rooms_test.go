@@ -313,9 +313,11 @@ func TestQuietRoomsGo(t *testing.T) {
 	f.use(t)
 }
 
-// With all places taken, a new room takes that of the one that was quiet for the longest time, if that is long enough.
+// With all places taken, a new room takes that of one that nobody joined, or else of the one that was quiet for the longest
+// time, if that is long enough.
 func TestRoomsAreBounded(t *testing.T) {
 	f := newFixture(t)
+	f.join(t, 1)
 	now := time.Now().Add(time.Second) // after the fixture made its room
 	f.now = func() time.Time { return now }
 	f.sql(t, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 100000 UNION ALL SELECT i+1 FROM n WHERE i < %d)
@@ -325,6 +327,14 @@ func TestRoomsAreBounded(t *testing.T) {
 		t.Fatalf("one room too many: %v", err)
 	}
 	watched := f.use(t) // the room of the fixture is older by a second, and loaded
+	now = now.Add(emptyFor + time.Second)
+	if _, _, err := f.Create(t.Context(), game.PerTeam[string]{}); err != nil {
+		t.Fatalf("in the place of a room that nobody joined: %v", err)
+	}
+	f.sql(t, `UPDATE event SET kind = 'joined' WHERE seq = 1`)
+	if _, _, err := f.Create(t.Context(), game.PerTeam[string]{}); !errors.Is(err, ErrBusy) {
+		t.Fatalf("one room too many, all joined: %v", err)
+	}
 	now = now.Add(quietDay)
 	if _, _, err := f.Create(t.Context(), game.PerTeam[string]{}); err != nil {
 		t.Fatal(err)
@@ -335,9 +345,37 @@ func TestRoomsAreBounded(t *testing.T) {
 	if _, err := f.Do(t.Context(), f.code, game.Open{Question: 1}); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("a room that was removed: %v", err)
 	}
-	if got := watched.State().Seq; got != 1 {
+	if got := watched.State().Seq; got != 2 {
 		t.Errorf("who is in it sees event %d", got)
 	}
+}
+
+// With all bytes taken, a room that is in use goes on as long as others are not.
+func TestBytesAreBounded(t *testing.T) {
+	f := newFixture(t)
+	f.join(t, 1)
+	empty, _, err := f.Create(t.Context(), game.PerTeam[string]{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.maxBytes = 1
+	if _, _, err := f.Create(t.Context(), game.PerTeam[string]{}); !errors.Is(err, ErrBusy) {
+		t.Errorf("a new room: %v", err)
+	}
+	if _, err := f.Do(t.Context(), f.code, game.Open{Question: 1}); !errors.Is(err, ErrBusy) {
+		t.Errorf("one event more: %v", err)
+	}
+	now := time.Now().Add(emptyFor + time.Second)
+	f.now = func() time.Time { return now }
+	f.do(t, game.Open{Question: 1})
+	if _, err := f.db.Room(t.Context(), empty); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("the room that nobody joined: %v", err)
+	}
+	if _, err := f.Do(t.Context(), f.code, game.Skip{Round: 1}); !errors.Is(err, ErrBusy) {
+		t.Errorf("where no other room is left: %v", err)
+	}
+	f.maxBytes = maxBytes
+	f.do(t, game.Skip{Round: 1})
 }
 
 func TestMemoryIsBounded(t *testing.T) {

@@ -46,15 +46,25 @@ func (tx *Tx) CreateRoom(code string, moderator []byte) (bool, error) {
 	return n == 1, err
 }
 
-// MakeRoomFor keeps the number of rooms below most by removing the one that was quiet for the longest time. It says false
-// where all were used since before.
-func (tx *Tx) MakeRoomFor(most int, before time.Time) (bool, error) {
-	var n int
-	if err := tx.row("SELECT count(*) FROM room").Scan(&n); err != nil || n < most {
-		return n < most, err
-	}
-	n64, err := tx.exec("DELETE FROM room WHERE code = ("+quietest+" LIMIT 1)", before.UnixMilli())
-	return n64 == 1, err
+// Full says whether there are more than so many rooms, or the file has so many bytes in use.
+func (tx *Tx) Full(rooms int, bytes int64) (full bool, err error) {
+	err = tx.row(`SELECT (SELECT count(*) FROM room) > ? OR (page_count - freelist_count) * page_size >= ?
+		FROM pragma_page_count, pragma_freelist_count, pragma_page_size`, rooms, bytes).Scan(&full)
+	return full, err
+}
+
+// Evict removes the room that was quiet for the longest time: of those that nobody ever joined, if it was so since empty,
+// else of the others, if it was so since quiet. It says false where there is none. The room called except stays.
+func (tx *Tx) Evict(except string, empty, quiet time.Time) (bool, error) {
+	n, err := tx.exec(`DELETE FROM room WHERE code = (
+		SELECT code FROM (
+			SELECT code,
+				(SELECT at FROM event WHERE room = code ORDER BY seq DESC LIMIT 1) AS last,
+				EXISTS (SELECT 1 FROM event WHERE room = code AND kind = 'joined') AS joined
+			FROM room WHERE code <> ?
+		) WHERE coalesce(last, 0) < iif(joined, ?, ?) ORDER BY joined, last LIMIT 1
+	)`, except, quiet.UnixMilli(), empty.UnixMilli())
+	return n == 1, err
 }
 
 // quietest are the rooms without an event since some moment, the longest quiet first.

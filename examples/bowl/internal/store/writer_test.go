@@ -140,3 +140,42 @@ func TestQueueIsEmptied(t *testing.T) {
 		t.Errorf("stored %q", got)
 	}
 }
+
+// What was removed is free again, though the file stays as long as it was.
+func TestFull(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "bowl.db"))
+	full := func(do func(*Tx) error) (is bool) {
+		t.Helper()
+		err := s.Write(t.Context(), func(tx *Tx) (err error) {
+			if err := do(tx); err != nil {
+				return err
+			}
+			is, err = tx.Full(1, 1<<20)
+			return err
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	fill := func(tx *Tx) error {
+		_, err := tx.CreateRoom("BCDFGH", []byte{1})
+		for seq := range int64(300) {
+			err = errors.Join(err, tx.AppendEvent("BCDFGH", Event{Seq: seq + 1, Kind: "created", Data: fmt.Appendf(nil, "%4000d", 1)}))
+		}
+		return err
+	}
+	if full(func(*Tx) error { return nil }) || !full(fill) {
+		t.Error("a MiB that is taken, or is not, makes no difference")
+	}
+	empty := func(tx *Tx) error { _, err := tx.Evict("", time.Now(), time.Time{}); return err }
+	if full(empty) {
+		t.Error("what was removed is not free")
+	}
+	for i := range 2 {
+		got := full(func(tx *Tx) error { _, err := tx.CreateRoom(fmt.Sprint("BCDFG", i), []byte{1}); return err })
+		if want := i == 1; got != want {
+			t.Errorf("with %d rooms: %v", i+1, got)
+		}
+	}
+}
