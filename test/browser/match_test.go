@@ -545,7 +545,7 @@ func undone(t *testing.T, m *match) {
 	m.everywhere(`document.body.dataset.phase === "answering"`)
 	says(second, "You have the floor!")
 	time.Sleep(settled)
-	if phase := m.moderator.read(`document.querySelector("#buzzes li").dataset.team`); phase != "b" {
+	if team := m.moderator.read(`document.querySelector("#buzzes li").dataset.team`); team != "b" {
 		t.Error("a double-click took two judgements back")
 	}
 	m.moderate("undo")

@@ -164,7 +164,7 @@ func (s *Server) cutHeld(begin time.Time) (n int) {
 	defer s.mu.Unlock()
 	long := time.Now().Add(-heldAfter)
 	for c, is := range s.conns {
-		if is.state == http.StateActive && is.atWork == 0 && is.since.Before(long) && is.held.Before(long) && begin.Before(long) {
+		if is.state == http.StateActive && is.atWork <= 0 && is.since.Before(long) && is.held.Before(long) && begin.Before(long) {
 			is.state = http.StateClosed // as it will be
 			_ = c.Close()
 			n++
@@ -219,23 +219,29 @@ func (s *Server) closing(h http.Handler) http.Handler {
 		c := r.Context().Value(connKey{}).(*conn)
 		s.work(c, +1)
 		defer s.work(c, -1)
-		r = r.WithContext(r.Context()) // a copy: the server looks at what the body of its own was
-		r.Body = &body{r.Body, s, c}
+		if r.Body != http.NoBody {
+			s.work(c, -1)
+			b := &body{ReadCloser: r.Body, came: sync.OnceFunc(func() { s.work(c, +1) })}
+			defer b.came()
+			r = r.WithContext(r.Context()) // a copy: the server looks at what the body of its own was
+			r.Body = b
+		}
 		h.ServeHTTP(&lastAnswer{ResponseWriter: w, server: s, conn: c}, r)
 	})
 }
 
-// body is that of a request; who reads it waits for the client.
+// body is that of a request, whose handler is not at work before all of it came: it may come in many small parts.
 type body struct {
 	io.ReadCloser
-	server *Server
-	conn   *conn
+	came func()
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	b.server.work(b.conn, -1)
-	defer b.server.work(b.conn, +1)
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.came()
+	}
+	return n, err
 }
 
 // lastAnswer decides when the header is written, not when the request came: a stop in between still counts. Who writes it

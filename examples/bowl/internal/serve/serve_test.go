@@ -270,6 +270,9 @@ func TestSlowClientsDoNotHoldTheStop(t *testing.T) {
 		"a body": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx", func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.ReadAll(r.Body)
 		}},
+		"a body in drops": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n", func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.ReadAll(r.Body)
+		}},
 		"a body that nobody reads": {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx", func(http.ResponseWriter, *http.Request) {}},
 		"a stream":                 {get, pour},
 		"a stream by HTTP/2":       {"", pour},
@@ -293,7 +296,12 @@ func TestSlowClientsDoNotHoldTheStop(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer client.Close()
-				go func() { _, _ = io.WriteString(client, c.request) }()
+				go func() {
+					_, err := io.WriteString(client, c.request)
+					for ; err == nil && name == "a body in drops"; time.Sleep(20 * time.Millisecond) {
+						_, err = io.WriteString(client, "x")
+					}
+				}()
 			}
 			server.await(1, http.StateActive)
 			server.awaitHeld()
@@ -317,7 +325,7 @@ func (r running) awaitHeld() {
 		r.mu.Lock()
 		long := time.Now().Add(-100 * time.Millisecond)
 		for _, c := range r.conns {
-			if c.atWork == 0 && c.held.Before(long) && c.since.Before(long) {
+			if c.atWork <= 0 && c.held.Before(long) && c.since.Before(long) {
 				r.mu.Unlock()
 				return
 			}
