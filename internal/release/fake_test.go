@@ -166,6 +166,8 @@ func (f *fake) Queue(_ context.Context, verb Verb, unit string) (<-chan string, 
 	return ch, nil
 }
 
+func (f *fake) Sweep(context.Context) error { return nil }
+
 func (f *fake) Kill(_ context.Context, unit string) error {
 	f.t.Errorf("kill %s, nothing hangs here", unit)
 	return nil

@@ -2,6 +2,7 @@ package release
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,27 @@ func TestRealSessionIsKilled(t *testing.T) {
 }
 
 // Told to end, as at shutdown, an idle session does not wait for its client.
+// What a check leaves whose devbox-host was killed goes with the next session, and
+// what one that lives has yet to read stays.
+func TestRealWhatAKilledCheckLeaves(t *testing.T) {
+	m := realMachine(t)
+	fail := func(name, pid string) string {
+		unit := fmt.Sprintf("devbox-%s-%s-1.service", name, pid)
+		m.sh(t, "systemd-run --quiet --unit="+unit+" -p Type=oneshot false || true")
+		return unit
+	}
+	dead, alive, others := fail("data-rel-left", m.sh(t, "sh -c 'echo $$'")), fail("data-rel-left", "1"), "rel-left-2-1.service"
+	m.sh(t, "systemd-run --quiet --unit="+others+" -p Type=oneshot false || true")
+	defer m.sh(t, "systemctl reset-failed "+alive+" "+others)
+	c := m.serve(t, "")
+	c.hello("rel-left")
+	c.close()
+	failed := m.sh(t, "systemctl list-units --failed --plain --no-legend 'devbox-data-*' 'rel-left-*'")
+	if strings.Contains(failed, dead) || !strings.Contains(failed, alive) || !strings.Contains(failed, others) {
+		t.Errorf("failed are\n%s\nwant %s and %s alone", failed, alive, others)
+	}
+}
+
 func TestRealIdleSessionEnds(t *testing.T) {
 	m := realMachine(t)
 	c := m.serve(t, "systemd-run --quiet --scope --unit=rel-idle")

@@ -60,6 +60,9 @@ func (h *Host) Hello(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	defer unlock()
+	if err := h.sys.Sweep(ctx); err != nil {
+		return "", err
+	}
 	return a.recover(context.WithoutCancel(ctx), Online)
 }
 

@@ -44,6 +44,9 @@ type System interface {
 	// Copy copies folders as they are at one moment: the services are frozen until
 	// that is done, or has failed, whatever becomes of this process.
 	Copy(ctx context.Context, c Copy) error
+	// Sweep takes what Try, Probe and Copy have left of a process that was killed out
+	// of the list of failed units.
+	Sweep(ctx context.Context) error
 	// Shelter moves this process into a unit of its own, so that it goes on when
 	// the session ends, or is ended, that has started it.
 	Shelter(ctx context.Context, app string) error

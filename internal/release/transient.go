@@ -2,8 +2,11 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"regexp"
 	"sync/atomic"
 	"time"
 
@@ -73,8 +76,35 @@ func (s *Systemd) Try(ctx context.Context, name, command string, env []string) e
 	return s.runUnit(ctx, transientName(name), fmt.Sprintf("health command %q", command), props)
 }
 
+// transientName begins with devbox-, and has this process in it, for Sweep.
 func transientName(name string) string {
 	return fmt.Sprintf("%s-%d-%d.service", name, os.Getpid(), tries.Add(1))
+}
+
+var transientNames = regexp.MustCompile(`^devbox-.*-(\d+)-\d+\.service$`)
+
+// Sweep implements [System]. systemd would do this by itself for a client on the
+// system bus (AddRef=), but has no such thing for one of its own socket.
+func (s *Systemd) Sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	failed, err := s.conn.ListUnitsByPatternsContext(ctx, []string{"failed"}, []string{"devbox-*.service"})
+	if err != nil {
+		return fmt.Errorf("list what has failed: %w", err)
+	}
+	for _, unit := range failed {
+		name := transientNames.FindStringSubmatch(unit.Name)
+		if name == nil {
+			continue
+		}
+		if _, err := os.Stat("/proc/" + name[1]); errors.Is(err, fs.ErrNotExist) {
+			err = s.ResetFailed(ctx, unit.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // oneshot are the properties of a unit each of whose commands may take limit, and
