@@ -97,10 +97,10 @@ func (s *Systemd) Sweep(ctx context.Context) error {
 		if name == nil {
 			continue
 		}
-		if _, err := os.Stat("/proc/" + name[1]); errors.Is(err, fs.ErrNotExist) {
-			err = s.ResetFailed(ctx, unit.Name)
+		if _, err := os.Stat("/proc/" + name[1]); !errors.Is(err, fs.ErrNotExist) {
+			continue // it may be about to read how that ended
 		}
-		if err != nil {
+		if err := s.ResetFailed(ctx, unit.Name); err != nil {
 			return err
 		}
 	}
