@@ -25,7 +25,7 @@ func (m *machine) boot(t *testing.T, app, crash string) string {
 	m.put(t, "/var/tmp/boot", []byte(`set -eu
 app=$1
 systemctl stop "$app.socket" "$app*.service"
-systemctl reset-failed "$app*" || true # how often units were started is forgotten
+systemctl --all reset-failed "$app*" # how often units were started is forgotten, also of those that are down
 systemctl mask --runtime --now systemd-portabled.service 2>/dev/null
 systemctl daemon-reload
 export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere
