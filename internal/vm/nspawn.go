@@ -82,7 +82,7 @@ func (n *Nspawn) Status(ctx context.Context) (Status, error) {
 		return st, nil
 	case pid != 0:
 		return Status{State: Broken, Detail: "it runs, but its files are gone"}, nil
-	case len(n.processes()) > 0:
+	case len(n.Processes()) > 0:
 		return Status{State: Broken, Detail: "processes of it are left over"}, nil
 	case whole && !(fileExists(n.path("key")) && fileExists(n.path("host_key"))):
 		return Status{State: Broken, Detail: "the keys to it are lost"}, nil

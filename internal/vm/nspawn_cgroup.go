@@ -149,8 +149,9 @@ func (n *Nspawn) groups() []string {
 	return dirs
 }
 
-// processes returns all that run in the machine's control groups.
-func (n *Nspawn) processes() []int {
+// Processes returns all that run in the machine's control groups, as this computer
+// counts them.
+func (n *Nspawn) Processes() []int {
 	var pids []int
 	for _, dir := range n.groups() {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -175,7 +176,7 @@ func (n *Nspawn) killGroups() int {
 	for _, dir := range n.groups() {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0o644) // Linux 5.14
 	}
-	pids := n.processes()
+	pids := n.Processes()
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}

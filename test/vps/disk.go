@@ -210,7 +210,11 @@ const (
 
 // PowerCut takes the power: from this instant nothing more reaches the disk,
 // neither file contents that were not synced nor the file system's own journal,
-// and then all processes end. The next Boot finds the disk as it was.
+// and all processes end. The next Boot finds the disk as it was.
+//
+// The processes are stopped first. The kernel tells a sync that is under way when
+// ext4 goes down that it was done (in 25 of 359 tries with Linux 6.18, and in none
+// of 195 like this), and nobody may go on in that belief.
 //
 // What had been handed to the disk counts as written: a disk that lies about
 // its cache is not what this is about.
@@ -219,6 +223,7 @@ func (s *Server) PowerCut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.halt()
 	err = unix.IoctlSetPointerInt(int(root.Fd()), ext4Shutdown, noLogFlush)
 	root.Close()
 	if err == nil {
@@ -231,4 +236,16 @@ func (s *Server) PowerCut(ctx context.Context) error {
 		return fmt.Errorf("cut the power of %s: %w", s.options.Name, err)
 	}
 	return nil
+}
+
+// halt stops all processes where they are.
+func (s *Server) halt() {
+	stopped := map[int]bool{}
+	for before := -1; before < len(stopped); { // until none is new
+		before = len(stopped)
+		for _, pid := range s.machine.Processes() {
+			_ = unix.Kill(pid, unix.SIGSTOP) // it may be gone by now
+			stopped[pid] = true
+		}
+	}
 }
