@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -55,15 +56,23 @@ func wrongValue(err error) error {
 // keep it.
 func dropTyped(in *os.File) bool {
 	fd := int(in.Fd())
-	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(ready, 50) // ms: a paste comes in pieces
-	if err != nil || n == 0 {
+	if !readable(fd, 50) { // a paste comes in pieces
 		return false
 	}
 	if state, err := unix.IoctlGetTermios(fd, termiosGet); err == nil {
 		_ = unix.IoctlSetTermios(fd, termiosFlush, state) // it is their terminal; the refusal stands all the same
 	}
 	return true
+}
+
+// readable waits at most some ms until there is something to read.
+func readable(fd, ms int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, ms)
+		if !errors.Is(err, unix.EINTR) { // a signal, such as the runtime's own, says nothing of it
+			return err == nil && n > 0
+		}
+	}
 }
 
 // readAll reads to the end of in, at most limit bytes. A Ctrl-C does not wait
