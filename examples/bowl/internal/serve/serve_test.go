@@ -208,7 +208,7 @@ func TestStopWaitsForTheFirstRequest(t *testing.T) {
 		}
 		return
 	}
-	t.Skip("this computer is too busy")
+	t.Error("this computer was too busy in ten tries to send a request in time; run it again with less beside it")
 }
 
 // firstRequest sends the first request of a connection some time after a stop began, and says when it was sent.
